@@ -1,0 +1,1 @@
+"""The three resources as pydantic models: the one source of CRDs, docs and validation."""

@@ -1,0 +1,138 @@
+"""InferenceService: serves a model or a variant behind an OpenAI-compatible address."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from slm_contract.base import Message
+from slm_operator.api.meta import (
+    CelRule,
+    Condition,
+    ModelRef,
+    PrinterColumn,
+    Resource,
+    ResourceInfo,
+    ResourceRequirements,
+)
+
+
+class QuantJobRef(Message):
+    """Names a QuantJob in the same namespace and, if wanted, one of its variants."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Name of the QuantJob. It may be created later."""
+    variant: str = Field(default="", max_length=32)
+    """Type of the variant to serve; it must have passed the gate. Default: the one the QuantJob selected."""
+
+
+class InferenceServiceSpec(Message):
+    """What to serve, and how."""
+
+    model_ref: ModelRef | None = None
+    """Serve the unquantized SLMModel of this name. Exactly one of modelRef and quantJobRef."""
+    quant_job_ref: QuantJobRef | None = None
+    """Serve a variant of this QuantJob."""
+    runtime: Literal["auto", "llama.cpp"] = "auto"
+    """Engine. auto chooses by format and hardware. Default: auto."""
+    replicas: int = Field(default=1, ge=0, le=1000)
+    """Number of engines. 0 stops the service. Default: 1."""
+    context_size: int = Field(default=4096, ge=64, le=1048576)
+    """Tokens of context of each slot. Default: 4096, and never more than the model was made for."""
+    parallel: int = Field(default=4, ge=1, le=256)
+    """Requests one engine serves at the same time (slots). Default: 4."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Local port of the stable address (local backend). Default 0: a free one, kept from then on."""
+    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
+    """CPU and memory of one engine. Default: memory from weights, context and slots."""
+    extra_args: list[str] = Field(default_factory=list, max_length=64)
+    """Further arguments of the engine, appended as they are; those that the operator sets itself and those
+    that open files or tools to clients are refused. Default: none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "InferenceServiceSpec":
+        if (self.model_ref is None) == (self.quant_job_ref is None):
+            raise ValueError(RULES[0].message)
+        for argument in self.extra_args:
+            if argument.split("=", 1)[0] in FORBIDDEN_ARGS:
+                raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
+        return self
+
+
+FORBIDDEN_ARGS = frozenset(
+    {
+        *("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hft", "--hf-token"),
+        *("--host", "--port", "--api-key", "--api-key-file", "-a", "--alias"),
+        *("-c", "--ctx-size", "-np", "--parallel", "-t", "--threads", "-tb", "--threads-batch"),
+        *("--path", "--tools", "--agent", "--slot-save-path", "--log-file", "--media-path"),
+    }
+)
+"""llama-server arguments a user may not pass: ours already, or they open files, tools or the network."""
+
+
+class InferenceServiceStatus(Message):
+    """What is served, where, and why like that."""
+
+    observed_generation: int = 0
+    """The generation of the spec that this status describes."""
+    conditions: list[Condition] = Field(default_factory=list, max_length=8)
+    """Ready, Reconciling, Stalled."""
+    url: str = ""
+    """Base address; OpenAI clients append /v1."""
+    runtime: str = ""
+    """Engine that was chosen."""
+    runtime_message: str = ""
+    """Why it was chosen."""
+    variant: str = ""
+    """Type that is served."""
+    digest: str = ""
+    """Digest of the GGUF file that is served."""
+    memory_bytes: int = 0
+    """Memory one engine is expected to need: weights, KV cache and compute buffers, bytes."""
+    replicas: int = 0
+    """Engines that exist."""
+    ready_replicas: int = 0
+    """Engines that answer."""
+    selector: str = ""
+    """Label selector of the engines, for the scale subresource."""
+
+
+class InferenceService(Resource):
+    """An OpenAI-compatible address in front of engines that serve one model."""
+
+    kind: Literal["InferenceService"] = "InferenceService"
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus = Field(default_factory=InferenceServiceStatus)
+
+
+RULES = [
+    CelRule(
+        rule="has(self.modelRef) != has(self.quantJobRef)",
+        message="spec must name exactly one of modelRef and quantJobRef",
+    ),
+    CelRule(
+        rule="self.extraArgs.all(a, !(a.split('=')[0] in ["
+        + ", ".join(f"'{name}'" for name in sorted(FORBIDDEN_ARGS))
+        + "]))",
+        message="spec.extraArgs holds an argument that the operator sets, or that is unsafe",
+    ),
+]
+
+INFO = ResourceInfo(
+    kind="InferenceService",
+    plural="inferenceservices",
+    short_names=["slmsvc"],
+    spec=InferenceServiceSpec,
+    status=InferenceServiceStatus,
+    rules=RULES,
+    columns=[
+        PrinterColumn(name="Ready", json_path='.status.conditions[?(@.type=="Ready")].status'),
+        PrinterColumn(name="Reason", json_path='.status.conditions[?(@.type=="Ready")].reason'),
+        PrinterColumn(name="Variant", json_path=".status.variant"),
+        PrinterColumn(name="URL", json_path=".status.url"),
+        PrinterColumn(name="Replicas", json_path=".status.readyReplicas", type="integer"),
+        PrinterColumn(name="Runtime", json_path=".status.runtime", priority=1),
+        PrinterColumn(name="Digest", json_path=".status.digest", priority=1),
+        PrinterColumn(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+    ],
+    scale=True,
+)

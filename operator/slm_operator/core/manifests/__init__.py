@@ -1,0 +1,1 @@
+"""Builders: typed values in, Kubernetes manifests out."""

@@ -1,0 +1,61 @@
+"""The Deployment of engines and the Service in front of them."""
+
+from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.core.manifests.metadata import LABEL_STEP, build_labels, build_metadata
+from slm_operator.core.placement import Placement
+from slm_operator.core.plan import Manifest
+from slm_operator.core.runtimes.llama_cpp import build_probes
+
+ENGINE_PORT = 8080
+ENGINE_LABEL = {LABEL_STEP: "serve"}
+GRACE_SECONDS = 30
+"""Time a stopping engine has to finish what it is answering."""
+
+
+def build_selector(service: InferenceService) -> dict[str, str]:
+    """Labels that engines of this service, and only they, carry."""
+    return {**build_labels(service), **ENGINE_LABEL}
+
+
+def build_deployment(
+    service: InferenceService, command: list[str], placement: Placement, memory_bytes: int
+) -> Manifest:
+    """Engines that serve one blob; any difference in argv rolls them one after the other."""
+    resources = service.spec.resources.model_dump(exclude_defaults=True)
+    if memory_bytes and "memory" not in service.spec.resources.requests:
+        resources.setdefault("requests", {})["memory"] = str(memory_bytes)
+    container = {
+        "name": "engine",
+        "image": placement.engine_image,
+        "command": command,
+        "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
+        "resources": resources,
+        **build_probes(),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": build_metadata(service, service.metadata.name, ENGINE_LABEL),
+        "spec": {
+            "replicas": service.spec.replicas,
+            "selector": {"matchLabels": build_selector(service)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {"labels": build_selector(service)},
+                "spec": {"terminationGracePeriodSeconds": GRACE_SECONDS, "containers": [container]},
+            },
+        },
+    }
+
+
+def build_service(service: InferenceService) -> Manifest:
+    """The stable address; ``spec.port`` asks the local backend for that very port."""
+    port: Manifest = {"name": "http", "port": 80, "targetPort": "http"}
+    if service.spec.port:
+        port["nodePort"] = service.spec.port
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": build_metadata(service, service.metadata.name, ENGINE_LABEL),
+        "spec": {"selector": build_selector(service), "ports": [port]},
+    }

@@ -1,0 +1,66 @@
+"""The Job of one pipeline step."""
+
+from slm_contract import exitcodes
+from slm_contract.specs import AnySpec
+from slm_operator.api.meta import ResourceRequirements
+from slm_operator.api.registry import AnyResource
+from slm_operator.core.manifests.metadata import (
+    ANNOTATION_RETRY,
+    LABEL_STEP,
+    MAX_CHILD_NAME,
+    build_metadata,
+    short_digest,
+)
+from slm_operator.core.placement import Placement
+from slm_operator.core.plan import Manifest
+
+SPEC_VARIABLE = "SLM_SPEC"
+"""Environment variable that carries the step's JSON spec: one child per step, no ConfigMap beside it."""
+
+
+def build_job_name(owner: AnyResource, step: AnySpec, label: str) -> str:
+    """Name that changes with the step's spec, so that changed work is a new Job and equal work is found again."""
+    retry = owner.metadata.annotations.get(ANNOTATION_RETRY, "")
+    digest = short_digest([owner.kind, step.model_dump(mode="json"), retry])
+    tail = f"-{label.lower().replace('_', '-')}-{digest}"
+    return owner.metadata.name[: MAX_CHILD_NAME - len(tail)].rstrip("-.") + tail
+
+
+def build_job(
+    owner: AnyResource,
+    step: AnySpec,
+    label: str,
+    placement: Placement,
+    resources: ResourceRequirements,
+    backoff_limit: int,
+) -> Manifest:
+    """A Job that runs ``step`` once, again after faults, and never again after a bad input."""
+    labels = {LABEL_STEP: label}
+    metadata = build_metadata(owner, build_job_name(owner, step, label), labels)
+    container = {
+        "name": "step",
+        "image": placement.image,
+        "command": [*placement.pipeline_command, step.step, "--spec-env", SPEC_VARIABLE],
+        "env": [{"name": SPEC_VARIABLE, "value": step.model_dump_json(by_alias=True, exclude_defaults=False)}],
+        "resources": resources.model_dump(exclude_defaults=True),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "backoffLimit": backoff_limit,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"operator": "In", "values": [exitcodes.USAGE, exitcodes.BAD_INPUT]},
+                    }
+                ]
+            },
+            "template": {
+                "metadata": {"labels": metadata["labels"]},
+                "spec": {"restartPolicy": "Never", "containers": [container]},
+            },
+        },
+    }

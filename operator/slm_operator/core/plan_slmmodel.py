@@ -1,0 +1,139 @@
+"""plan_slmmodel: resolve, then acquire, then Ready."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from slm_contract import specs
+from slm_contract.reasons import Reason
+from slm_contract.results import AcquireResult, ModelShape, ResolveResult
+from slm_operator.api.slmmodel import Forecast, SLMModel, SLMModelStatus
+from slm_operator.core.conditions import Verdict, build_conditions, build_events
+from slm_operator.core.placement import Placement
+from slm_operator.core.plan import ObjectKey, Plan
+from slm_operator.core.quantity import format_bytes
+from slm_operator.core.sequence import Blocked, Sequence
+from slm_operator.core.sizes import QUANT_TYPES, gguf_bytes, parameter_class, serving_bytes
+from slm_operator.core.steps import Children
+
+FORECAST_TYPES = tuple(name for name in QUANT_TYPES if name not in {"F32", "F16", "BF16", "Q2_K_S"})
+"""What a forecast tells, besides the unquantized file; Q2_K_S cannot be made without an importance matrix."""
+FORECAST_CONTEXT = 4096
+"""Context, tokens, that ``forecast[].servingBytes`` is stated for."""
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """Everything the planner looks at."""
+
+    model: SLMModel
+    children: Children
+    placement: Placement
+
+
+def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
+    """What to do for one SLMModel."""
+    model = snapshot.model
+    sequence = Sequence(model, snapshot.children, snapshot.placement, now, suspended=model.spec.suspend)
+    facts = {}
+    try:
+        resolved = sequence.require(_resolve_spec(snapshot), "resolve", ResolveResult)
+        facts = _facts(resolved)
+        acquired = sequence.require(_acquire_spec(snapshot, resolved), "acquire", AcquireResult)
+        facts |= {"digest": acquired.manifest}
+        verdict = Verdict("ready", Reason.READY, _summary(resolved))
+    except Blocked as blocked:
+        verdict = blocked.verdict
+    generation = model.metadata.generation
+    status = SLMModelStatus(
+        observed_generation=generation,
+        conditions=build_conditions(verdict, model.status.conditions, generation, now),
+        progress=sequence.progress,
+        **facts,
+    )
+    about = ObjectKey("SLMModel", model.metadata.namespace, model.metadata.name)
+    return Plan(
+        status=status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        apply=tuple(sequence.apply),
+        delete=tuple(sequence.delete),
+        events=build_events(about, verdict, model.status.conditions),
+        requeue_after_seconds=sequence.requeue_after_seconds,
+    )
+
+
+def _source(snapshot: ModelSnapshot) -> specs.Source:
+    source = snapshot.model.spec.source
+    if source.hugging_face is None:
+        return specs.Source(path=specs.LocalPath(path=source.path or ""))
+    hub = source.hugging_face
+    return specs.Source(
+        hugging_face=specs.HuggingFace(
+            repo=hub.repo,
+            revision=hub.revision,
+            allow_patterns=hub.allow_patterns,
+            ignore_patterns=hub.ignore_patterns,
+            endpoint=hub.endpoint or snapshot.placement.hub_endpoint,
+        )
+    )
+
+
+def _resolve_spec(snapshot: ModelSnapshot) -> specs.ResolveSpec:
+    spec = snapshot.model.spec
+    return specs.ResolveSpec(
+        source=_source(snapshot),
+        pin=specs.Pin(revision=spec.pin.revision, files=spec.pin.files),
+        license_allow=spec.license.allow,
+        allow_private_hosts=list(snapshot.placement.allow_private_hosts),
+    )
+
+
+def _acquire_spec(snapshot: ModelSnapshot, resolved: ResolveResult) -> specs.AcquireSpec:
+    resolve = _resolve_spec(snapshot)
+    return specs.AcquireSpec(
+        source=resolve.source,
+        revision=resolved.revision,
+        files=resolved.files,
+        pin=resolve.pin,
+        license_allow=resolve.license_allow,
+        allow_private_hosts=resolve.allow_private_hosts,
+        store=snapshot.placement.store,
+    )
+
+
+def _facts(resolved: ResolveResult) -> dict[str, object]:
+    return {
+        "revision": resolved.revision,
+        "format": resolved.format,
+        "architecture": resolved.architecture,
+        "parameters": resolved.parameters,
+        "parameter_class": parameter_class(resolved.parameters),
+        "license": resolved.license,
+        "context_length": resolved.context_length,
+        "size_bytes": resolved.size_bytes,
+        "files": resolved.file_count,
+        "shape": resolved.shape,
+        "forecast": build_forecast(resolved),
+    }
+
+
+def build_forecast(resolved: ResolveResult) -> list[Forecast]:
+    """Exact size and serving memory for each type we can compute; empty for a GGUF repository."""
+    shape = resolved.shape
+    if shape is None:
+        return []
+    context = min(FORECAST_CONTEXT, resolved.context_length)
+    rows = []
+    for name in (shape.source_type, *(name for name in FORECAST_TYPES if _is_applicable(shape, name))):
+        size = gguf_bytes(shape, name)
+        rows.append(Forecast(type=name, size_bytes=size, serving_bytes=serving_bytes(shape, size, context, 1).total))
+    return rows
+
+
+def _is_applicable(shape: ModelShape, name: str) -> bool:
+    rows = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
+    return all(row % QUANT_TYPES[name].block_size == 0 for row in rows)
+
+
+def _summary(resolved: ResolveResult) -> str:
+    kind = parameter_class(resolved.parameters)
+    size = format_bytes(resolved.size_bytes)
+    return f"{resolved.architecture}, {resolved.parameters:,} parameters ({kind}), {size} verified and stored."

@@ -1,0 +1,1 @@
+"""One module per engine: what it loads, how it is started, when it is healthy."""

@@ -1,0 +1,44 @@
+"""Every exception the operator raises on purpose.
+
+SlmError
+├── InvalidManifest      the user's manifest breaks a rule; carries a Reason, never retried
+├── NotFound             a named object does not exist
+├── Conflict             the object changed or belongs to somebody else
+├── ClusterUnavailable   the API server or the local backend cannot be reached; retried
+├── DaemonRunning        another daemon holds the state folder
+└── EngineMissing        llama.cpp is neither found nor installable
+"""
+
+from slm_contract.reasons import Reason
+
+
+class SlmError(Exception):
+    """Base of all; ``str(error)`` is one sentence for the user."""
+
+
+class InvalidManifest(SlmError):
+    """The manifest cannot be accepted as it is."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_SPEC) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(SlmError):
+    """A named object does not exist."""
+
+
+class Conflict(SlmError):
+    """The object changed in between, or belongs to somebody else."""
+
+
+class ClusterUnavailable(SlmError):
+    """The API server or local backend cannot be reached."""
+
+
+class DaemonRunning(SlmError):
+    """Another daemon holds the state folder."""
+
+
+class EngineMissing(SlmError):
+    """llama.cpp is neither found nor installable."""

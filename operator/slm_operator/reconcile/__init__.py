@@ -1,0 +1,1 @@
+"""gather → plan → execute → status, on a keyed, level-triggered queue."""

@@ -1,0 +1,16 @@
+"""The one pydantic configuration that every message and every resource shares."""
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Message(BaseModel):
+    """An immutable value that is camelCase in JSON, snake_case in Python, and refuses unknown keys."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )

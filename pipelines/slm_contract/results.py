@@ -1,0 +1,161 @@
+"""What each step answers. A result must fit a container's termination message: 4,096 bytes of JSON."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from slm_contract.base import Message
+from slm_contract.reasons import Reason
+from slm_contract.specs import Digest, ModelFile
+
+
+class ModelShape(Message):
+    """Dimensions of a dense decoder: all that exact sizes and serving memory are computed from."""
+
+    architecture: Literal["llama", "qwen3"]
+    """GGUF architecture name."""
+    source_type: Literal["F32", "F16", "BF16"]
+    """Type of the stored weight matrices, which is also that of the unquantized GGUF."""
+    vocab_size: int
+    """Rows of the token embedding."""
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied_embeddings: bool
+    """True when no separate output matrix is stored."""
+    rope_factors: bool = False
+    """True when the converter adds a ``rope_freqs`` tensor (Llama 3.1 scaling)."""
+    attention_bias: bool = False
+    """True when the q, k and v projections have biases."""
+    metadata_bytes: int
+    """Exact length of the key-value section of the converted GGUF: it depends on tokenizer and template."""
+
+
+class ResolveResult(Message):
+    """What is known before a weight is fetched."""
+
+    step: Literal["resolve"] = "resolve"
+    revision: str
+    """Commit (or content identity of a local path)."""
+    format: Literal["safetensors", "gguf"]
+    architecture: str
+    """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture."""
+    parameters: int
+    license: str = ""
+    context_length: int
+    """Longest context the model was made for, tokens."""
+    size_bytes: int
+    """Bytes that acquire will fetch."""
+    file_count: int
+    files: list[ModelFile] = Field(default_factory=list)
+    """The files, while they fit the message; empty when there are too many (acquire asks again)."""
+    shape: ModelShape | None = None
+    """None for a GGUF repository, which is taken as it is."""
+
+
+class AcquireResult(Message):
+    """What is in the store now."""
+
+    step: Literal["acquire"] = "acquire"
+    manifest: Digest
+    """Manifest of the model: its files as blobs."""
+    size_bytes: int
+    file_count: int
+    fetched_bytes: int
+    """Bytes that travelled in this run; 0 when everything was in the store."""
+
+
+class ArtifactResult(Message):
+    """A file in the store made by convert or quantize."""
+
+    step: Literal["convert", "quantize"]
+    manifest: Digest
+    blob: Digest
+    size_bytes: int
+    cached: bool
+    """True when the store already held the result of this recipe."""
+    tool: str
+    """Tool and version that made it."""
+
+
+class EvaluateResult(Message):
+    """What a variant lost."""
+
+    step: Literal["evaluate"] = "evaluate"
+    perplexity: float
+    kl_divergence: float | None = None
+    """Mean KL divergence of the next-token distribution from the baseline's, nats."""
+    top_one_agreement: float | None = None
+    """0 to 1."""
+    chunks: int
+    cached: bool
+    tool: str
+
+
+class BenchmarkResult(Message):
+    """How fast a variant is on this machine."""
+
+    step: Literal["benchmark"] = "benchmark"
+    prompt_tokens_per_second: float
+    generate_tokens_per_second: float
+    threads: int
+    cached: bool
+    tool: str
+
+
+class ReportResult(Message):
+    """Where the report lies in the store."""
+
+    step: Literal["report"] = "report"
+    html: Digest
+    """Blob of the page."""
+    png: Digest
+    manifest: Digest
+
+
+class CollectResult(Message):
+    """What garbage collection removed."""
+
+    step: Literal["collect"] = "collect"
+    removed_blobs: int
+    removed_bytes: int
+    kept_blobs: int
+
+
+AnyResult = (
+    ResolveResult | AcquireResult | ArtifactResult | EvaluateResult | BenchmarkResult | ReportResult | CollectResult
+)
+
+
+class StepError(Message):
+    """Why a step failed, in words for the user."""
+
+    reason: Reason
+    message: str
+    """One sentence that says what is wrong and what to change."""
+
+
+class Outcome(Message):
+    """The termination message: exactly one of the two."""
+
+    result: AnyResult | None = None
+    error: StepError | None = None
+    peak_memory_bytes: int = 0
+    """Highest resident memory of the step and its largest child."""
+    seconds: float = 0.0
+    """Wall time of the step."""
+
+
+class Progress(Message):
+    """One line on standard output while a step works."""
+
+    step: str
+    message: str
+    done: int = 0
+    """Units done so far."""
+    total: int = 0
+    """Units in all; 0 when unknown."""
+    unit: Literal["bytes", "tensors", "chunks", "files", ""] = ""

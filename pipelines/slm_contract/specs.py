@@ -1,0 +1,189 @@
+"""What each step is asked to do: one spec per step, given as JSON."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from slm_contract.base import Message
+
+Digest = str
+"""``sha256:`` followed by 64 lower-case hexadecimal digits."""
+
+
+class HuggingFace(Message):
+    """A repository on a hub that speaks the Hugging Face protocol."""
+
+    repo: str
+    """Repository as ``owner/name``."""
+    revision: str = "main"
+    """Branch, tag or commit; always resolved to a commit before anything is fetched."""
+    allow_patterns: list[str] = Field(default_factory=list)
+    """Shell patterns of the files to take; empty takes what the formats need."""
+    ignore_patterns: list[str] = Field(default_factory=list)
+    """Shell patterns of the files to leave out, applied after ``allowPatterns``."""
+    endpoint: str = ""
+    """Base address of the hub; empty means HF_ENDPOINT or the public hub."""
+
+
+class LocalPath(Message):
+    """A folder or a GGUF file on this machine."""
+
+    path: str
+    """Absolute path."""
+
+
+class Source(Message):
+    """Exactly one place that weights come from."""
+
+    hugging_face: HuggingFace | None = None
+    path: LocalPath | None = None
+
+
+class Pin(Message):
+    """What the user already knows about the content and wants enforced."""
+
+    revision: str = ""
+    """The commit the revision must resolve to; empty accepts any."""
+    files: dict[str, Digest] = Field(default_factory=dict)
+    """File name to the digest its content must have."""
+
+
+class ResolveSpec(Message):
+    """Find out everything about a model without fetching its weights."""
+
+    step: Literal["resolve"] = "resolve"
+    source: Source
+    pin: Pin = Pin()
+    license_allow: list[str] = Field(default_factory=list)
+    """Accepted licences as SPDX or hub identifiers, compared case-insensitively; empty accepts any."""
+    allow_private_hosts: list[str] = Field(default_factory=list)
+    """``host`` or ``host:port`` inside private or loopback networks that may be contacted."""
+
+
+class AcquireSpec(Message):
+    """Bring the files of a resolved model into the store."""
+
+    step: Literal["acquire"] = "acquire"
+    source: Source
+    revision: str
+    """Commit from the resolve step (for a local path: its content identity)."""
+    files: list["ModelFile"] = Field(default_factory=list)
+    """Files to bring, as resolve listed them; empty asks the hub for the list again."""
+    pin: Pin = Pin()
+    license_allow: list[str] = Field(default_factory=list)
+    allow_private_hosts: list[str] = Field(default_factory=list)
+    store: str
+    """Folder of the store."""
+
+
+class ModelFile(Message):
+    """One file of a model."""
+
+    name: str
+    """Path inside the repository, with ``/`` between parts; never absolute, never upwards."""
+    size_bytes: int
+    digest: str = ""
+    """``sha256:…`` where the source publishes one, or ``git-sha1:…`` for a hub's small files."""
+
+
+class ConvertSpec(Message):
+    """Turn the safetensors of a model manifest into one unquantized GGUF file."""
+
+    step: Literal["convert"] = "convert"
+    model: Digest
+    """Digest of the model's manifest in the store."""
+    store: str
+
+
+class QuantizeSpec(Message):
+    """Make one variant of an unquantized GGUF."""
+
+    step: Literal["quantize"] = "quantize"
+    gguf: Digest
+    """Digest of the manifest of the unquantized GGUF (from convert)."""
+    type: str
+    """llama.cpp type name such as Q4_K_M."""
+    threads: int = 0
+    """Worker threads; 0 takes the number of CPUs this process may use."""
+    store: str
+
+
+class EvaluateSpec(Message):
+    """Measure perplexity; with ``baseline`` also KL divergence and top-one agreement against it."""
+
+    step: Literal["evaluate"] = "evaluate"
+    gguf: Digest
+    """Digest of the manifest of the GGUF to measure."""
+    baseline: Digest = ""
+    """Digest of the manifest of the unquantized GGUF; empty measures only perplexity."""
+    text: str = ""
+    """Absolute path of the evaluation text (UTF-8); empty takes the text that ships."""
+    context_size: int = 512
+    """Tokens per chunk."""
+    chunks: int = 16
+    """Most chunks to measure; the text may hold fewer, but not fewer than two."""
+    threads: int = 0
+    store: str
+
+
+class BenchmarkSpec(Message):
+    """Measure tokens per second with llama-bench."""
+
+    step: Literal["benchmark"] = "benchmark"
+    gguf: Digest
+    prompt_tokens: int = 128
+    """Tokens of the prompt-processing test."""
+    generate_tokens: int = 32
+    """Tokens of the generation test."""
+    repetitions: int = 3
+    threads: int = 0
+    store: str
+
+
+class VariantReport(Message):
+    """Everything known about one variant, for the report."""
+
+    type: str
+    digest: Digest = ""
+    size_bytes: int = 0
+    perplexity: float | None = None
+    kl_divergence: float | None = None
+    top_one_agreement: float | None = None
+    """Share of positions, 0 to 1, where the variant's most likely token is the original's."""
+    prompt_tokens_per_second: float | None = None
+    generate_tokens_per_second: float | None = None
+    gate_passed: bool | None = None
+    reason: str = ""
+    message: str = ""
+
+
+class ReportSpec(Message):
+    """Draw the HTML page and the picture of a finished QuantJob."""
+
+    step: Literal["report"] = "report"
+    title: str
+    """``namespace/name`` of the QuantJob."""
+    model: str
+    """Where the weights came from, as ``repo@commit`` or a path."""
+    baseline: VariantReport
+    variants: list[VariantReport]
+    selected: str = ""
+    """Type that was chosen; empty when none passed."""
+    selection_message: str = ""
+    tool: str = ""
+    """Engine and version that made and measured the variants."""
+    store: str
+
+
+class CollectSpec(Message):
+    """Garbage-collect the store: remove what no root reaches."""
+
+    step: Literal["collect"] = "collect"
+    roots: list[Digest]
+    """Manifests to keep, with everything they refer to."""
+    store: str
+
+
+AnySpec = (
+    ResolveSpec | AcquireSpec | ConvertSpec | QuantizeSpec | EvaluateSpec | BenchmarkSpec | ReportSpec | CollectSpec
+)

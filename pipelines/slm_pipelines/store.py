@@ -1,0 +1,216 @@
+"""The content-addressed store: an OCI image layout that steps write and engines read.
+
+``blobs/sha256/<hex>`` holds content, written once: temporary name, fsync, rename, fsync of the folder.
+``recipes/<hex>.json`` says which manifest a recipe produced, so that no work is done twice.
+A manifest is itself a blob: an OCI image manifest whose layers are the files, uncompressed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slm_contract.reasons import Reason
+from slm_pipelines.errors import Retryable
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CHUNK_BYTES = 8 << 20
+"""Read size while hashing: large enough to keep a disk busy, small beside any model."""
+ARTIFACT_PREFIX = "application/vnd.slm."
+TITLE = "org.opencontainers.image.title"
+FREE_MARGIN_BYTES = 64 << 20
+"""Kept free beyond what a write needs, so that logs and the database never meet a full disk."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One file of a manifest."""
+
+    name: str
+    digest: str
+    size_bytes: int
+
+    def as_layer(self) -> dict[str, Any]:
+        """OCI descriptor of the file."""
+        return {
+            "mediaType": ARTIFACT_PREFIX + "file",
+            "digest": self.digest,
+            "size": self.size_bytes,
+            "annotations": {TITLE: self.name},
+        }
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    """What makes up a model, a variant, a baseline or a report."""
+
+    kind: str
+    """``model``, ``gguf``, ``logits``, ``figures`` or ``report``."""
+    blobs: tuple[Blob, ...]
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Annotations: source digest, recipe, tool, type."""
+
+    def encode(self) -> bytes:
+        """Canonical JSON, so that equal manifests have equal digests."""
+        empty = hashlib.sha256(b"{}").hexdigest()
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": f"{ARTIFACT_PREFIX}{self.kind}.v1",
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": f"sha256:{empty}", "size": 2},
+            "layers": [blob.as_layer() for blob in self.blobs],
+            "annotations": dict(sorted(self.lineage.items())),
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> "StoredManifest":
+        """The inverse of ``encode``; raises ValueError or KeyError on anything else."""
+        document = json.loads(data)
+        kind = document["artifactType"].removeprefix(ARTIFACT_PREFIX).removesuffix(".v1")
+        layers = document["layers"]
+        blobs = tuple(Blob(layer["annotations"][TITLE], layer["digest"], layer["size"]) for layer in layers)
+        return StoredManifest(kind, blobs, document.get("annotations", {}))
+
+
+def hash_file(path: Path) -> str:
+    """``sha256:…`` of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def recipe_digest(recipe: dict[str, Any]) -> str:
+    """Identity of a piece of work: the digest of source, parameters and tool as canonical JSON."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Store:
+    """A store in one folder. Safe for several processes: a blob appears whole or not at all."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._blobs = self.folder / "blobs" / "sha256"
+        self._recipes = self.folder / "recipes"
+        self._scratch = self.folder / "tmp"
+        for path in (self._blobs, self._recipes, self._scratch):
+            path.mkdir(parents=True, exist_ok=True)
+        layout = self.folder / "oci-layout"
+        if not layout.exists():
+            self._write_whole(layout, b'{"imageLayoutVersion":"1.0.0"}')
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a blob lies, whether or not it is there."""
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        """Whether a blob is there, whole."""
+        return self.blob_path(digest).is_file()
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private folder on the store's own disk, removed afterwards; a crash leaves it to ``collect``."""
+        folder = self._scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def partial_folder(self, name: str) -> Path:
+        """A lasting folder for resumable work, outside the blobs; the name is a digest of what it is for."""
+        folder = self._scratch / f"partial-{name}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def require_space(self, needed_bytes: int, purpose: str) -> None:
+        """Raise Retryable InsufficientSpace unless ``needed_bytes`` and a margin are free."""
+        free = shutil.disk_usage(self.folder).free
+        if free < needed_bytes + FREE_MARGIN_BYTES:
+            message = (
+                f"{purpose} needs {needed_bytes / 2**20:.1f} MiB and {FREE_MARGIN_BYTES >> 20} MiB to spare, "
+                f"but the store's disk has {free / 2**20:.1f} MiB free: free some space or run `slm gc`."
+            )
+            raise Retryable(Reason.INSUFFICIENT_SPACE, message)
+
+    def add_file(self, path: Path, name: str, expected: str = "") -> Blob:
+        """Move a finished file into the store under its digest; ``expected`` skips hashing it again."""
+        digest = expected or hash_file(path)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        target = self.blob_path(digest)
+        if target.exists():
+            path.unlink()
+        else:
+            path.chmod(0o444)
+            path.rename(target)
+            self._sync_folder(target.parent)
+        return Blob(name, digest, size)
+
+    def add_bytes(self, data: bytes, name: str) -> Blob:
+        """Store small content."""
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if not self.has(digest):
+            self._write_whole(self.blob_path(digest), data)
+        return Blob(name, digest, len(data))
+
+    def add_manifest(self, manifest: StoredManifest) -> str:
+        """Store a manifest and return its digest."""
+        self.add_bytes(b"{}", "config")
+        return self.add_bytes(manifest.encode(), "manifest").digest
+
+    def manifest(self, digest: str) -> StoredManifest:
+        """Read a manifest back; raises Retryable StoreCorrupt when it is gone or damaged."""
+        try:
+            data = self.blob_path(digest).read_bytes()
+            if f"sha256:{hashlib.sha256(data).hexdigest()}" == digest:
+                return StoredManifest.decode(data)
+        except (OSError, ValueError, KeyError):
+            pass
+        message = f"The manifest {digest} is missing from the store or damaged; it has to be made again."
+        raise Retryable(Reason.STORE_CORRUPT, message)
+
+    def files(self, digest: str) -> dict[str, Path]:
+        """File name to path for every file of a manifest."""
+        return {blob.name: self.blob_path(blob.digest) for blob in self.manifest(digest).blobs}
+
+    def remember(self, recipe: dict[str, Any], manifest: str) -> None:
+        """Record that the recipe produced the manifest."""
+        record = json.dumps({"recipe": recipe, "manifest": manifest}, sort_keys=True).encode()
+        self._write_whole(self._recipes / f"{recipe_digest(recipe)}.json", record)
+
+    def recall(self, recipe: dict[str, Any]) -> str | None:
+        """The manifest the recipe produced, if it and all its blobs are still there."""
+        path = self._recipes / f"{recipe_digest(recipe)}.json"
+        try:
+            digest = str(json.loads(path.read_bytes())["manifest"])
+            blobs = self.manifest(digest).blobs
+        except (OSError, ValueError, KeyError, Retryable):
+            return None
+        return digest if all(self.has(blob.digest) for blob in blobs) else None
+
+    def _write_whole(self, target: Path, data: bytes) -> None:
+        temporary = self._scratch / uuid.uuid4().hex
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(target)
+        self._sync_folder(target.parent)
+
+    @staticmethod
+    def _sync_folder(folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,172 @@
+"""The planners as tables: what is observed, what is decided, in which words."""
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from slm_operator.core.manifests.metadata import LABEL_STEP
+from slm_operator.core.plan import ObjectKey
+from tests.support.planning import MODEL, NOW, QUANT, SERVICE, World, digest, fail, manifest, succeed
+
+MODEL_KEY = ObjectKey("SLMModel", "default", "m")
+QUANT_KEY = ObjectKey("QuantJob", "default", "q")
+SERVICE_KEY = ObjectKey("InferenceService", "default", "s")
+
+
+def world(*manifests: dict[str, Any]) -> World:
+    made = World()
+    for item in manifests:
+        made.put(item)
+    return made
+
+
+def make_deployment_ready(made: World) -> None:
+    made.objects[ObjectKey("Deployment", "default", "s")]["status"] = {"replicas": 1, "readyReplicas": 1}
+    ingress = [{"ip": "127.0.0.1", "ports": [{"port": 4321}]}]
+    made.objects[ObjectKey("Service", "default", "s")]["status"] = {"loadBalancer": {"ingress": ingress}}
+
+
+def test_a_model_goes_from_resolve_to_acquire_to_ready_and_tells_the_forecast_before_it_fetches() -> None:
+    made = world(MODEL)
+    made.settle(lambda label: succeed(label) if label == "resolve" else None)
+    status = made.objects[MODEL_KEY]["status"]
+    assert made.condition(MODEL_KEY)["reason"] == "Acquiring"
+    assert {row["type"] for row in status["forecast"]} >= {"Q4_0", "Q5_1", "Q8_0", "Q4_K_M"}
+    assert status["digest"] == ""
+    made.settle(succeed)
+    status = made.objects[MODEL_KEY]["status"]
+    assert made.condition(MODEL_KEY)["status"] == "True"
+    assert (status["digest"], status["parameterClass"], status["revision"]) == (digest("model"), "Small", "a" * 40)
+
+
+def test_everything_applied_at_once_in_the_wrong_order_ends_ready() -> None:
+    made = world(SERVICE, QUANT, MODEL)
+    made.settle(succeed)
+    make_deployment_ready(made)
+    made.settle(succeed)
+    assert [made.condition(key)["status"] for key in (MODEL_KEY, QUANT_KEY, SERVICE_KEY)] == ["True"] * 3
+    assert made.condition(SERVICE_KEY)["message"] == "1 of 1 engines answer at http://127.0.0.1:4321/v1."
+    assert made.objects[QUANT_KEY]["status"]["selected"] == "Q4_0"
+    assert made.objects[SERVICE_KEY]["status"]["digest"] == digest("bQ4_0")
+
+
+def test_a_settled_world_is_never_written_again() -> None:
+    made = world(MODEL, QUANT, SERVICE)
+    made.settle(succeed)
+    before = made.writes
+    made.settle(succeed)
+    assert made.writes == before
+
+
+@pytest.mark.parametrize(
+    ("objects", "key", "state", "reason", "message"),
+    [
+        ((QUANT,), QUANT_KEY, "Reconciling", "ModelNotFound", "SLMModel m does not exist in this namespace; apply it"),
+        ((SERVICE,), SERVICE_KEY, "Reconciling", "QuantJobNotFound", "QuantJob q does not exist in this namespace"),
+        (
+            (SERVICE, QUANT),
+            SERVICE_KEY,
+            "Reconciling",
+            "QuantJobNotReady",
+            "QuantJob q has not finished: ModelNotFound",
+        ),
+    ],
+)
+def test_a_missing_reference_is_a_condition_and_not_an_error(
+    objects: tuple[dict[str, Any], ...], key: ObjectKey, state: str, reason: str, message: str
+) -> None:
+    made = world(*objects)
+    made.settle(succeed)
+    assert made.condition(key, state)["status"] == "True"
+    assert made.condition(key)["reason"] == reason
+    assert message in made.condition(key)["message"]
+
+
+def test_a_bad_input_stalls_with_the_steps_own_reason_and_starts_nothing_more() -> None:
+    made = world(MODEL, QUANT)
+    made.settle(lambda label: fail("UnsafeFormat", "only pickles") if label == "resolve" else succeed(label))
+    assert made.condition(MODEL_KEY, "Stalled") | {"observedGeneration": 1} == made.condition(MODEL_KEY, "Stalled")
+    assert (made.condition(MODEL_KEY)["reason"], made.condition(MODEL_KEY)["message"]) == (
+        "UnsafeFormat",
+        "only pickles",
+    )
+    assert made.condition(QUANT_KEY)["reason"] == "ModelNotReady"
+    assert [event.reason for event in made.events if event.about == MODEL_KEY] == ["Resolving", "UnsafeFormat"]
+
+
+def test_a_variant_outside_the_gate_is_not_selected_and_says_by_how_much() -> None:
+    quant = copy.deepcopy(QUANT)
+    quant["spec"]["gate"] = {"maxKLDivergence": 0.001, "minTopOneAgreement": 0.99, "maxPerplexityIncrease": 0.1}
+    made = world(MODEL, quant, SERVICE)
+    made.settle(succeed)
+    assert made.condition(QUANT_KEY)["reason"] == "NoVariantPassed"
+    row = made.objects[QUANT_KEY]["status"]["variants"][0]
+    assert row["message"] == "KL divergence 0.01 is above 0.001; top-one agreement 0.98 is below 0.99"
+    assert made.condition(SERVICE_KEY)["reason"] == "VariantNotAvailable"
+    assert not [key for key in made.objects if key.kind == "Deployment"]
+
+
+def test_suspend_starts_nothing_and_resuming_goes_on() -> None:
+    suspended = copy.deepcopy(MODEL)
+    suspended["spec"]["suspend"] = True
+    made = world(suspended)
+    made.settle(succeed)
+    assert made.condition(MODEL_KEY)["reason"] == "Suspended"
+    assert not [key for key in made.objects if key.kind == "Job"]
+    made.put(MODEL)
+    made.settle(succeed)
+    assert made.condition(MODEL_KEY)["status"] == "True"
+
+
+def test_a_deployment_of_the_same_name_that_is_not_ours_is_left_alone() -> None:
+    made = world(MODEL, QUANT, SERVICE)
+    foreign = {"kind": "Deployment", "metadata": {"name": "s", "namespace": "default"}, "spec": {"replicas": 7}}
+    made.objects[ObjectKey("Deployment", "default", "s")] = copy.deepcopy(foreign)
+    made.settle(succeed)
+    assert made.condition(SERVICE_KEY)["reason"] == "NameConflict"
+    assert "Deployment/default/s exists and belongs to somebody else" in made.condition(SERVICE_KEY)["message"]
+    assert made.objects[ObjectKey("Deployment", "default", "s")] == foreign
+
+
+def test_an_engine_that_keeps_crashing_is_named_with_its_exit_code() -> None:
+    made = world(MODEL, QUANT, SERVICE)
+    made.settle(succeed)
+    labels = made.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]["metadata"]["labels"]
+    last = {"terminated": {"exitCode": 1, "message": "no such device"}}
+    made.objects[ObjectKey("Pod", "default", "s-x")] = {
+        "kind": "Pod",
+        "metadata": {"name": "s-x", "namespace": "default", "labels": labels},
+        "status": {"containerStatuses": [{"restartCount": 3, "lastState": last}]},
+    }
+    made.settle(succeed)
+    assert made.condition(SERVICE_KEY)["reason"] == "EngineCrashed"
+    assert made.condition(SERVICE_KEY)["message"] == "The engine ended 3 times, last with exit code 1: no such device"
+
+
+def test_the_engine_gets_threads_from_its_quota_and_context_for_every_slot() -> None:
+    service = manifest(
+        "InferenceService",
+        "s",
+        {"modelRef": {"name": "m"}, "parallel": 3, "contextSize": 100, "resources": {"limits": {"cpu": "1500m"}}},
+    )
+    made = world(MODEL, service)
+    made.settle(succeed)
+    template = made.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]
+    command = template["spec"]["containers"][0]["command"]
+    flags = dict(pairwise(command))
+    assert (flags["--threads"], flags["--ctx-size"], flags["--parallel"]) == ("1", "300", "3")
+    assert template["metadata"]["labels"][LABEL_STEP] == "serve"
+
+
+def test_a_fault_is_tried_anew_after_a_delay_and_a_bad_input_never() -> None:
+    made = world(MODEL)
+    made.settle(lambda _label: fail("SourceUnavailable", "the hub is away"))
+    job = next(key for key in made.objects if key.kind == "Job")
+    made.objects[job]["status"]["conditions"][0]["reason"] = "BackoffLimitExceeded"
+    soon = made.plan(MODEL_KEY)
+    assert soon.requeue_after_seconds == 300
+    assert soon.delete == ()
+    later = made.plan(MODEL_KEY, NOW.replace(minute=14))
+    assert later.delete == (job,)
