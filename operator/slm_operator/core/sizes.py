@@ -59,6 +59,8 @@ FALLBACK: Mapping[str, str] = {
 """What takes the place of a 256-element block when a row is no multiple of 256 (``tensor_type_fallback``)."""
 GQA_BOOST = 4
 """At four or more query heads per key-value head attn_v is small, and llama.cpp spends more bits on it."""
+BATCH_TOKENS = 512
+"""llama-server's default ``--ubatch-size``: tokens computed at once."""
 LARGE_LLAMA_LAYERS = 80
 """LLM_TYPE_70B is a Llama of 80 layers with grouped-query attention."""
 
@@ -167,19 +169,21 @@ def serving_bytes(
     slots: int,
     kv_type: str = "f16",
 ) -> ServingMemory:
-    """Memory to serve ``slots`` requests of ``context`` tokens each.
+    """Memory to serve ``slots`` requests of ``context`` tokens each with llama-server.
 
-    KV cache: 2 (keys and values) x layers x kv_heads x head_dim x tokens x bytes per element; exact, up to the
-    engine's rounding of tokens to 256 (llama.cpp, ``llama_kv_cache``). Compute buffer: an estimate of the largest
-    intermediate results for one batch of 512 tokens (llama-server's default ``--ubatch-size``) in float32: logits
-    (vocabulary), the feed-forward's two inputs, and the attention scores of one layer over the whole cache.
+    KV cache, exact: 2 (keys and values) x layers x kv_heads x head_dim x tokens x bytes per element, with each slot's
+    tokens rounded up to 256 (llama.cpp, ``llama_kv_cache``). Compute, an upper bound with flash attention: float32
+    intermediates of one batch, the f16 attention mask, and the logits of one token per slot; the factors were fitted
+    to the buffers that llama-server b11669 reports for five shapes (four exactly, one 14 % above).
+    Raises UnknownTypeError for an unknown ``kv_type``.
     """
-    tokens = -(-context * slots // 256) * 256
+    tokens = -(-context // 256) * 256
     kv_row = shape.kv_heads * shape.head_dim
-    kv_cache = 2 * shape.layers * tokens * _row_bytes(kv_type.upper(), kv_row)
-    batch = min(512, tokens)
-    per_token = shape.vocab_size + 2 * shape.intermediate_size + 4 * shape.hidden_size + tokens
-    return ServingMemory(weights_bytes, kv_cache, 4 * batch * per_token)
+    kv_cache = 2 * shape.layers * tokens * slots * _row_bytes(kv_type.upper(), kv_row)
+    attention = 2 * shape.heads * shape.head_dim + kv_row
+    per_token = 4 * (5 * shape.hidden_size + max(3 * shape.intermediate_size, attention)) + 2 * tokens
+    compute = min(BATCH_TOKENS, tokens) * per_token + 4 * slots * shape.vocab_size
+    return ServingMemory(weights_bytes, kv_cache, compute)
 
 
 def _layer(shape: ModelShape) -> dict[str, tuple[int, ...]]:

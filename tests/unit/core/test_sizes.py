@@ -1,6 +1,7 @@
 """Sizes from a shape alone, against the figures llama.cpp publishes for Llama 3.1 8B."""
 
 import pytest
+
 from slm_contract.results import ModelShape
 from slm_operator.core.sizes import (
     BLOCKS,
@@ -48,6 +49,8 @@ PUBLISHED = [
     ("Q6_K", 6.5633, 6.14),
     ("Q8_0", 8.5008, 7.95),
     ("F16", 16.0005, 14.96),
+    ("IQ4_XS", 4.4597, 4.17),
+    ("IQ4_NL", 4.6818, 4.38),
 ]
 
 
@@ -94,6 +97,11 @@ def test_tied_embeddings_are_kept_at_the_precision_of_an_output() -> None:
     assert "output.weight" not in chosen
 
 
+def test_an_unknown_cache_type_is_refused() -> None:
+    with pytest.raises(UnknownTypeError, match=r"^Q9_X is not a known quantization type"):
+        serving_bytes(SMALL, 0, context=256, slots=1, kv_type="q9_x")
+
+
 def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownTypeError) as caught:
         gguf_bytes(SMALL, "Q9_X")
@@ -122,6 +130,30 @@ def test_the_kv_cache_of_llama_31_8b_takes_a_gibibyte_per_8192_tokens() -> None:
     assert memory.kv_cache == 2**30
     assert memory.weights == 100
     assert memory.total == memory.weights + memory.kv_cache + memory.compute
+
+
+def test_qwen3_06b_needs_the_memory_llama_server_reports() -> None:
+    shape = ModelShape(
+        architecture="qwen3",
+        source_type="BF16",
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        layers=28,
+        heads=16,
+        kv_heads=8,
+        head_dim=128,
+        tied_embeddings=True,
+        metadata_bytes=6_000_000,
+    )
+    memory = serving_bytes(shape, 0, context=2048, slots=4)
+    output_buffer = 4 * 4 * 151936
+    assert memory.kv_cache == 896 << 20
+    assert (memory.compute - output_buffer) / 2**20 == pytest.approx(30.02, abs=0.03)
+
+
+def test_a_slot_takes_whole_steps_of_256_tokens() -> None:
+    assert serving_bytes(SMALL, 0, context=1, slots=2) == serving_bytes(SMALL, 0, context=256, slots=2)
 
 
 def test_a_quantized_kv_cache_is_smaller_by_its_block() -> None:

@@ -30,6 +30,7 @@ def build_deployment(
         "command": command,
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
         "resources": resources,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         **build_probes(),
     }
     return {

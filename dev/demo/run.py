@@ -1,0 +1,301 @@
+"""`make demo`: a model in, measured variants out, a chat answer, all driven by examples/demo/.
+
+The model is trained here in seconds and offered by a hub on loopback, because the demo must work with no
+internet; DEMO_MODEL=owner/name takes one from the hub that HF_ENDPOINT names instead.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("DEMO_BUILD") or ROOT / "build" / "demo")
+OWN_MODEL = "slm-demo/tiny-docs"
+QUESTION = "What does the list sort method do?"
+TIMEOUT_SECONDS = 3600
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+def say(text: str) -> None:
+    """One line of the demo's own voice."""
+    console.print(f"[bold cyan]==>[/] {text}", highlight=False)
+
+
+class Timings:
+    """Seconds per stage, for the result."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def mark(self, name: str) -> None:
+        """The stage that just ended."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def slm(*arguments: str) -> str:
+    """Run the slm command; raises DemoFailed with what it said."""
+    command = [sys.executable, "-m", "slm_operator.cli.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DemoFailed(f"slm {' '.join(arguments)} exited with {done.returncode}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def get(kind: str) -> dict[str, Any]:
+    """The demo's object of a kind."""
+    document: dict[str, Any] = json.loads(slm("get", kind, "demo", "-o", "json"))
+    return document
+
+
+def free_port(wanted: int) -> int:
+    """``wanted`` when it is free, else any free port on loopback."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise DemoFailed("no free port on loopback")
+
+
+def start_hub(root: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Offer ``root`` over the Hugging Face protocol; the port is kept, so that nothing looks new next time."""
+    note = BUILD / "hub.port"
+    port = free_port(int(note.read_text()) if note.exists() else 0)
+    note.write_text(str(port))
+    command = [sys.executable, "-m", "tests.support.hub", str(root), "--port", str(port)]
+    with (BUILD / "hub.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    endpoint = f"http://127.0.0.1:{port}"
+    for _ in range(200):
+        if process.poll() is not None:
+            raise DemoFailed(f"the loopback hub ended: {(BUILD / 'hub.log').read_text()}")
+        try:
+            httpx.get(f"{endpoint}/api/models/{OWN_MODEL}", timeout=2)
+        except httpx.HTTPError:
+            time.sleep(0.05)
+        else:
+            return process, endpoint
+    raise DemoFailed("the loopback hub does not answer")
+
+
+def prepare_environment(endpoint: str) -> None:
+    """Keep the demo's objects and store apart from the user's own; the engine's cache is shared."""
+    os.environ["SLM_STATE_HOME"] = str(BUILD / "state")
+    os.environ["SLM_DATA_HOME"] = str(BUILD / "data")
+    os.environ["HF_ENDPOINT"] = endpoint
+    host = urlsplit(endpoint).netloc
+    os.environ.setdefault("SLM_ALLOW_PRIVATE_HOSTS", host)
+
+
+def write_manifests(repo: str) -> Path:
+    """examples/demo as it is, or with another repository."""
+    folder = ROOT / "examples" / "demo"
+    if repo == OWN_MODEL:
+        return folder
+    changed = BUILD / "manifests"
+    shutil.rmtree(changed, ignore_errors=True)
+    changed.mkdir(parents=True)
+    for path in folder.glob("*.yaml"):
+        document = yaml.safe_load(path.read_text())
+        if document["kind"] == "SLMModel":
+            document["spec"]["source"]["huggingFace"] = {"repo": repo}
+        if document["kind"] != "Kustomization":
+            (changed / path.name).write_text(yaml.safe_dump(document))
+    return changed
+
+
+def ready_condition(document: dict[str, Any]) -> dict[str, str]:
+    """The Ready condition, or an empty one."""
+    conditions = document.get("status", {}).get("conditions", [])
+    return next((item for item in conditions if item["type"] == "Ready"), {})
+
+
+def watch_progress() -> None:
+    """Show what happens until all three objects are Ready; raises DemoFailed when one stalls."""
+    shown: dict[str, str] = {}
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        states = []
+        for kind in ("SLMModel", "QuantJob", "InferenceService"):
+            document = get(kind)
+            ready = ready_condition(document)
+            text = f"{kind:17} {ready.get('reason', 'Pending'):14} {ready.get('message', '')}"
+            if shown.get(kind) != text and ready.get("reason") not in {"ModelNotReady", "QuantJobNotReady"}:
+                console.print("    " + text, highlight=False, soft_wrap=True)
+                shown[kind] = text
+            stalled = any(
+                c["type"] == "Stalled" and c["status"] == "True" for c in document["status"].get("conditions", [])
+            )
+            if stalled:
+                raise DemoFailed(text)
+            states.append(ready.get("status") == "True")
+        if all(states):
+            return
+        time.sleep(0.4)
+    raise DemoFailed("the demo did not finish in time")
+
+
+def ask(url: str) -> str:
+    """One chat answer through the OpenAI-compatible address."""
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": 64,
+        "temperature": 0,
+        "repeat_penalty": 1.2,
+    }
+    response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+    response.raise_for_status()
+    return str(response.json()["choices"][0]["message"]["content"]).strip()
+
+
+def collect_result(repo: str, answer: str, seconds: dict[str, float]) -> dict[str, Any]:
+    """The machine-readable result."""
+    model, job, service = get("SLMModel")["status"], get("QuantJob")["status"], get("InferenceService")["status"]
+    names = ("type", "sizeBytes", "forecastBytes", "perplexity", "klDivergence", "topOneAgreement", "tokensPerSecond")
+    more = ("promptTokensPerSecond", "gate", "digest", "blob")
+    variants = [{name: row.get(name) for name in (*names, *more)} for row in job["variants"]]
+    return {
+        "model": {
+            "repo": repo,
+            **{
+                name: model.get(name) for name in ("revision", "digest", "architecture", "parameters", "parameterClass")
+            },
+            **{name: model.get(name) for name in ("license", "contextLength", "sizeBytes")},
+        },
+        "baseline": {name: job["baseline"].get(name) for name in (*names, *more)},
+        "variants": variants,
+        "selected": job["selected"],
+        "selectionMessage": job["selectionMessage"],
+        "tool": job["tool"],
+        "question": QUESTION,
+        "answer": answer,
+        "url": service["url"],
+        "secondsPerStage": seconds,
+        "secondsPerStep": job.get("stepSeconds", {}),
+    }
+
+
+def show_table(result: dict[str, Any]) -> None:
+    """The variants, as people compare them."""
+    table = Table(
+        title=f"{result['model']['repo']}, {result['model']['parameters']:,} parameters", title_justify="left"
+    )
+    for name in ("type", "size", "bytes = forecast", "perplexity", "KL divergence", "top-one", "tokens/s", "gate"):
+        table.add_column(name, justify="left" if name in {"type", "gate"} else "right")
+    for row in [result["baseline"], *result["variants"]]:
+        chosen = " *" if row["type"] == result["selected"] else ""
+        exact = "" if not row["forecastBytes"] else ("yes" if row["forecastBytes"] == row["sizeBytes"] else "NO")
+        table.add_row(
+            row["type"] + chosen,
+            f"{row['sizeBytes'] / 2**20:.2f} MiB",
+            exact,
+            f"{row['perplexity']:.3f}",
+            "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
+            "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
+            "" if row["tokensPerSecond"] is None else f"{row['tokensPerSecond']:.0f}",
+            row["gate"] or "",
+        )
+    console.print(table)
+
+
+def save_report(job_status: dict[str, Any]) -> Path:
+    """Copy the report out of the store, under a name a browser opens."""
+    source = BUILD / "data" / "store" / "blobs" / "sha256" / job_status["reportHtml"].removeprefix("sha256:")
+    target = BUILD / "report.html"
+    shutil.copyfile(source, target)
+    return target
+
+
+def run(*, stop: bool) -> None:
+    """The demo from end to end."""
+    timings = Timings()
+    repo = os.environ.get("DEMO_MODEL") or OWN_MODEL
+    BUILD.mkdir(parents=True, exist_ok=True)
+    hub, endpoint = None, os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if repo == OWN_MODEL:
+        say("Training a small real language model with numpy (once)")
+        folder = BUILD / "hub" / OWN_MODEL
+        subprocess.run([sys.executable, "-m", "dev.demo.train", str(folder)], check=True, cwd=ROOT)
+        timings.mark("train")
+        hub, endpoint = start_hub(BUILD / "hub")
+    try:
+        prepare_environment(endpoint)
+        finish(repo, endpoint, timings, stop=stop)
+    finally:
+        if hub is not None:
+            hub.terminate()
+            hub.wait()
+
+
+def finish(repo: str, endpoint: str, timings: Timings, *, stop: bool) -> None:
+    """Everything after the hub is up."""
+    say("Finding llama.cpp (installed into the cache folder when there is none)")
+    subprocess.run([sys.executable, "-m", "slm_pipelines.tools.llama_cpp"], check=True)
+    timings.mark("engine")
+    say(f"Hub at {endpoint}; starting the local backend and applying examples/demo")
+    slm("up")
+    console.print(slm("apply", "-f", str(write_manifests(repo))), end="")
+    watch_progress()
+    timings.mark("reconcile")
+    url = get("InferenceService")["status"]["url"]
+    answer = ask(url)
+    timings.mark("chat")
+    result = collect_result(repo, answer, timings.seconds)
+    (BUILD / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    show_table(result)
+    say(f"Chosen: {result['selectionMessage']}")
+    say(f"You: {QUESTION}")
+    say(f"Model: {answer}")
+    say(f"OpenAI-compatible address: {url}/v1")
+    say(f"Report: {save_report(get('QuantJob')['status'])}")
+    say(f"Result: {BUILD / 'result.json'}")
+    if stop:
+        slm("down")
+    else:
+        say("The service stays up; stop it with: make demo-down")
+
+
+def main() -> int:
+    """Parse arguments, run, say what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stop", action="store_true", help="stop the service and the daemon at the end")
+    parser.add_argument("--down", action="store_true", help="only stop what an earlier demo left running")
+    args = parser.parse_args()
+    try:
+        if args.down:
+            prepare_environment(os.environ.get("HF_ENDPOINT", "http://127.0.0.1"))
+            slm("down")
+        else:
+            run(stop=args.stop)
+    except (DemoFailed, subprocess.CalledProcessError, httpx.HTTPError) as error:
+        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""A stable local address per Service: a TCP forwarder to whichever of its pods are ready.
+
+Bytes pass through as they come, in both directions, with back-pressure; nothing is parsed.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import cast
+
+HOST = "127.0.0.1"
+HOLD_SECONDS = 10.0
+"""How long a connection waits for a pod to become ready before it is closed."""
+RETRY_SECONDS = 0.05
+"""Pause before a refused pod is tried again: it is being restarted."""
+QUIET_SECONDS = 1.0
+"""A connection whose last bytes came from the pod this long ago waits for a next request, not for an answer."""
+POLL_SECONDS = 0.05
+
+
+@dataclass(eq=False)
+class Link:
+    """One forwarded connection."""
+
+    port: int
+    client: asyncio.Transport
+    answered_at: float | None = None
+    """When the pod last sent bytes; None while bytes of the client are unanswered."""
+
+    def idle(self) -> bool:
+        """Whether no request seems to be under way."""
+        return self.answered_at is not None and time.monotonic() - self.answered_at > QUIET_SECONDS
+
+
+class _Side(asyncio.Protocol):
+    """One end of a connection; hands everything to the other end."""
+
+    def __init__(self, link: Link | None = None, *, from_pod: bool = False) -> None:
+        self.link = link
+        self._from_pod = from_pod
+        self.transport: asyncio.Transport | None = None
+        self.peer: asyncio.Transport | None = None
+        self.made = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.pause_reading()
+        self.made.set_result(None)
+
+    def join(self, peer: asyncio.Transport, link: Link) -> None:
+        """Begin to forward to ``peer``."""
+        self.peer, self.link = peer, link
+        if self.transport and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self.link:
+            self.link.answered_at = time.monotonic() if self._from_pod else None
+        if self.peer:
+            self.peer.write(data)
+
+    def eof_received(self) -> bool:
+        if self.peer and self.peer.can_write_eof() and not self.peer.is_closing():
+            self.peer.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        if self.peer and not self.peer.is_closing():
+            self.peer.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.peer and not self.peer.is_closing():
+            self.peer.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if self.peer:
+            self.peer.close()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class Forwarder:
+    """Listens on one port and balances connections over ready pods, least connections first."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._ready: tuple[int, ...] = ()
+        self._changed = asyncio.Event()
+        self._links: set[Link] = set()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, port: int) -> None:
+        """Bind the port; raises OSError when it is taken."""
+        self._server = await asyncio.get_running_loop().create_server(self._accept, HOST, port)
+        self.port = port
+
+    def set_ready(self, ports: tuple[int, ...]) -> None:
+        """Ports of the pods that may get new connections."""
+        if ports != self._ready:
+            self._ready = ports
+            self._changed.set()
+
+    async def drain(self, port: int, limit_seconds: float) -> None:
+        """Wait for requests under way on a pod's port to end, then close its idle connections."""
+        deadline = time.monotonic() + limit_seconds
+        while True:
+            links = [link for link in self._links if link.port == port]
+            for link in links:
+                if link.idle() or time.monotonic() >= deadline:
+                    link.client.close()
+            if not links or time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def close(self) -> None:
+        """Stop listening and cut what is connected."""
+        if self._server:
+            self._server.close()
+        for link in self._links:
+            link.client.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self) -> _Side:
+        side = _Side()
+        task = asyncio.get_running_loop().create_task(self._serve(side))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return side
+
+    async def _serve(self, client: _Side) -> None:
+        await client.made
+        assert client.transport is not None  # noqa: S101 (for the type checker)
+        found = await self._connect(client)
+        if found is None:
+            client.transport.close()
+            return
+        pod, link = found
+        self._links.add(link)
+        try:
+            if pod.transport:
+                client.join(pod.transport, link)
+                pod.join(client.transport, link)
+                await asyncio.wait([client.lost, pod.lost], return_when=asyncio.ALL_COMPLETED)
+        finally:
+            self._links.discard(link)
+
+    async def _connect(self, client: _Side) -> tuple[_Side, Link] | None:
+        """A connection to the pod with the fewest, or None when none answers in time."""
+        deadline = time.monotonic() + HOLD_SECONDS
+        while time.monotonic() < deadline and client.transport and not client.lost.done():
+            for port in self._by_load():
+                link = Link(port, client.transport)
+                self._links.add(link)  # Counts at once, so that a burst spreads.
+                with contextlib.suppress(OSError):
+                    _, pod = await asyncio.get_running_loop().create_connection(
+                        lambda link=link: _Side(link, from_pod=True),  # type: ignore[misc]
+                        HOST,
+                        port,
+                    )
+                    return pod, link
+                self._links.discard(link)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                pause = RETRY_SECONDS if self._ready else deadline - time.monotonic()
+                await asyncio.wait_for(self._changed.wait(), pause)
+        return None
+
+    def _by_load(self) -> list[int]:
+        load = Counter(link.port for link in self._links)
+        return sorted(self._ready, key=lambda port: load[port])

@@ -1,0 +1,1 @@
+"""The `slm` command: one module per group of commands."""

@@ -1,0 +1,84 @@
+"""``slm gc``: remove from the store what no object refers to."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from slm_contract.results import CollectResult, Outcome
+from slm_contract.specs import CollectSpec
+from slm_operator.cli.exits import EPILOG, CommandFailed
+from slm_operator.cli.session import local_paths, open_cluster
+from slm_operator.cli.terminal import terminal
+from slm_operator.core.quantity import format_bytes
+from slm_operator.ports import Manifest
+
+app = typer.Typer()
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+KEEPING_KINDS = ("SLMModel", "QuantJob", "InferenceService", "Job", "Deployment", "Pod")
+
+
+def find_roots(objects: list[Manifest]) -> list[str]:
+    """Every digest that any object mentions anywhere: keeping too much costs disk, too little costs work."""
+    return sorted(set(DIGEST.findall(json.dumps(objects))))
+
+
+def find_running_jobs(objects: list[Manifest]) -> list[str]:
+    """Names of Jobs that have not ended: what they write is not mentioned by any object yet."""
+    jobs = [item for item in objects if item["kind"] == "Job"]
+    return [job["metadata"]["name"] for job in jobs if not _has_ended(job)]
+
+
+def _has_ended(job: Manifest) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+
+
+@app.command(epilog=EPILOG)
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be kept.")] = False,
+) -> None:
+    """Remove from the store what no object refers to.
+
+    Examples:
+      slm gc --dry-run
+      slm delete -f old.yaml && slm gc
+
+    """
+
+    async def work() -> list[Manifest]:
+        async with open_cluster() as cluster:
+            return [item for kind in KEEPING_KINDS for item in await cluster.list(kind)]
+
+    objects = asyncio.run(work())
+    if jobs := find_running_jobs(objects):
+        raise CommandFailed(f"Jobs are running and may be writing: {', '.join(jobs)}. Wait for them or delete them.")
+    spec = CollectSpec(roots=find_roots(objects), store=str(local_paths().store))
+    if dry_run:
+        terminal.result(f"would keep {len(spec.roots)} digests that objects mention, and what they refer to")
+        return
+    result = run_collect(spec)
+    size = format_bytes(result.removed_bytes)
+    terminal.result(f"removed {result.removed_blobs} blobs ({size}), kept {result.kept_blobs}")
+
+
+def run_collect(spec: CollectSpec) -> CollectResult:
+    """Run the pipelines' collect step in its own process; raises CommandFailed with its error."""
+    command = [sys.executable, "-m", "slm_pipelines", "collect", "--spec", "-", "--result", "/dev/stderr"]
+    done = subprocess.run(
+        command, input=spec.model_dump_json(by_alias=True), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    try:
+        outcome = Outcome.model_validate_json(lines[-1] if lines else "")
+    except ValidationError as error:
+        raise CommandFailed(f"The collection ended with exit code {done.returncode}: {done.stderr[-500:]}") from error
+    if not isinstance(outcome.result, CollectResult):
+        raise CommandFailed(outcome.error.message if outcome.error else "The collection left no result.")
+    return outcome.result

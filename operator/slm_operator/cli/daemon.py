@@ -1,0 +1,111 @@
+"""``slm up``, ``down``, ``status`` and ``version``: the daemon as a whole."""
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from slm_operator.api.registry import INFOS
+from slm_operator.cli.exits import EPILOG, NOT_RUNNING
+from slm_operator.cli.session import condition_of, load_settings, local_paths, open_cluster
+from slm_operator.cli.tables import render_rows
+from slm_operator.cli.terminal import Quiet, terminal
+from slm_operator.local.lifecycle import DAEMON_COMMAND, running_pid, start_daemon, stop_daemon
+from slm_operator.local.paths import LocalPaths
+
+app = typer.Typer()
+
+
+@app.command(epilog=EPILOG)
+def up(
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay in this terminal; Ctrl-C ends it.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Start the daemon that works on the objects.
+
+    Examples:
+      slm up
+      slm up --foreground
+
+    """
+    settings = load_settings()
+    paths = LocalPaths.of(settings)
+    pid = running_pid(paths)
+    if pid is not None:
+        terminal.say(f"the daemon is running already (process {pid})")
+    elif foreground:
+        sys.stdout.flush()
+        os.execv(DAEMON_COMMAND[0], DAEMON_COMMAND)  # noqa: S606 - becomes the daemon, so signals reach it
+    else:
+        pid = start_daemon(paths, settings.start_seconds)
+        terminal.say(f"the daemon is running (process {pid}); its log: {paths.daemon_log}")
+
+
+@app.command(epilog=EPILOG)
+def down(
+    keep_running: Annotated[bool, typer.Option("--keep-running", help="Leave engines and jobs running.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Stop the engines and the daemon.
+
+    Objects stay: `slm up` brings everything back.
+
+    Examples:
+      slm down
+      slm down --keep-running && slm up
+
+    """
+    settings = load_settings()
+    stopped = stop_daemon(LocalPaths.of(settings), keep_engines=keep_running, timeout_seconds=settings.stop_seconds)
+    left = "; engines and jobs go on" if keep_running else ""
+    terminal.say(f"the daemon has stopped{left}" if stopped else "the daemon was not running")
+
+
+@app.command(epilog=EPILOG)
+def status() -> None:
+    """Say whether the daemon runs and how the objects are.
+
+    Exits with 5 when the daemon is not running.
+
+    Examples:
+      slm status
+      slm status || slm up
+
+    """
+    paths = local_paths()
+    pid = running_pid(paths)
+    terminal.result(f"daemon: {'not running (start it with slm up)' if pid is None else f'running, process {pid}'}")
+    terminal.result(f"state:  {paths.state}\nstore:  {paths.store}")
+    rows = asyncio.run(_count()) if paths.database.exists() else []
+    if rows:
+        terminal.result("\n" + render_rows([["KIND", "READY", "RECONCILING", "STALLED", "TOTAL"], *rows]))
+    if pid is None:
+        raise typer.Exit(NOT_RUNNING)
+
+
+async def _count() -> list[list[str]]:
+    """One row per kind that has objects."""
+    rows = []
+    async with open_cluster() as cluster:
+        for kind in INFOS:
+            items = await cluster.list(kind)
+            names = ("Ready", "Reconciling", "Stalled")
+            true = Counter(name for item in items for name in names if condition_of(item, name).get("status") == "True")
+            if items:
+                rows.append([kind, *(str(true[name]) for name in names), str(len(items))])
+    return rows
+
+
+@app.command(epilog=EPILOG)
+def version() -> None:
+    """Print the version.
+
+    Examples:
+      slm version
+
+    """
+    terminal.result(f"slm {installed_version('slm-operator')}")

@@ -1,0 +1,115 @@
+"""``slm describe`` and ``slm events``: why an object is as it is."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.human import format_age
+from slm_operator.cli.session import Namespace, namespace_of, open_cluster, parse_keys, require
+from slm_operator.cli.tables import render_rows
+from slm_operator.cli.terminal import terminal
+from slm_operator.cli.writing import render_yaml, wanted_part
+from slm_operator.ports import Manifest
+
+app = typer.Typer()
+EventRow = dict[str, Any]
+
+
+def describe_object(manifest: Manifest, events: Sequence[EventRow], now: datetime) -> str:
+    """Everything about one object, as text."""
+    meta, status = manifest["metadata"], dict(manifest.get("status") or {})
+    conditions = status.pop("conditions", [])
+    head = {
+        "Name": meta["name"],
+        "Namespace": meta["namespace"],
+        "Kind": manifest["kind"],
+        "Age": format_age(meta.get("creationTimestamp"), now),
+        "Generation": str(meta.get("generation", "")),
+    }
+    parts = ["\n".join(f"{name + ':':<12} {value}" for name, value in head.items())]
+    parts.append("Spec:\n" + _indent(render_yaml(wanted_part(manifest).get("spec", {}))))
+    if status:
+        parts.append("Status:\n" + _indent(render_yaml(status)))
+    if conditions:
+        rows = [["TYPE", "STATUS", "REASON", "MESSAGE"]]
+        rows += [[str(each.get(name, "")) for name in ("type", "status", "reason", "message")] for each in conditions]
+        parts.append("Conditions:\n" + _indent(render_rows(rows)))
+    parts.append("Events:\n" + _indent(render_events(events, now)) if events else "Events:      none")
+    return "\n".join(parts)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())
+
+
+def render_events(events: Sequence[EventRow], now: datetime) -> str:
+    """Events as a table."""
+    rows = [["AGE", "TYPE", "REASON", "OBJECT", "COUNT", "MESSAGE"]]
+    for event in events:
+        about = f"{event['kind'].lower()}/{event['name']}"
+        age = format_age(event["last"], now)
+        rows.append([age, event["type"], event["reason"], about, str(event["count"]), event["message"]])
+    return render_rows(rows)
+
+
+@app.command(epilog=EPILOG)
+def describe(
+    words: Annotated[list[str], typer.Argument(metavar="KIND NAME...")],
+    namespace: Namespace = "",
+) -> None:
+    """Show everything about an object: status, conditions, events.
+
+    Examples:
+      slm describe slmmodel qwen
+      slm describe qj/qwen-q4 slmsvc/qwen
+
+    """
+
+    async def work() -> list[str]:
+        async with open_cluster() as cluster:
+            texts = []
+            for key in parse_keys(words, namespace_of(namespace)):
+                manifest = await require(cluster, key)
+                texts.append(describe_object(manifest, await cluster.events(key.namespace, key), datetime.now(UTC)))
+            return texts
+
+    terminal.result("\n\n".join(asyncio.run(work())))
+
+
+@app.command(epilog=EPILOG)
+def events(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME]", show_default=False)] = None,
+    namespace: Namespace = "",
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of every namespace.")] = False,
+) -> None:
+    """List what happened, oldest first.
+
+    Examples:
+      slm events
+      slm events slmmodel qwen
+
+    """
+    place = namespace_of(namespace)
+
+    async def work() -> Sequence[EventRow]:
+        async with open_cluster() as cluster:
+            if not words:
+                return await cluster.events("" if all_namespaces else place)
+            found: list[EventRow] = []
+            for key in parse_keys(words, place):
+                about = await cluster.events(key.namespace, key)
+                if not about:
+                    await require(cluster, key)
+                found += about
+            return found
+
+    found = asyncio.run(work())
+    if found:
+        terminal.result(render_events(found, datetime.now(UTC)))
+    else:
+        names = " ".join(words) if words else f"namespace {place}"
+        terminal.hint(f"no events about {names}")

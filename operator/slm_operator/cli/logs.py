@@ -1,0 +1,115 @@
+"""``slm logs``: what a pod's process printed."""
+
+import asyncio
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.exits import EPILOG, NOT_FOUND, USAGE, CommandFailed
+from slm_operator.cli.session import (
+    Namespace,
+    display_name,
+    find_kind,
+    local_paths,
+    namespace_of,
+    open_cluster,
+    require,
+)
+from slm_operator.ports import Manifest, ObjectKey
+
+app = typer.Typer()
+POLL_SECONDS = 0.2
+ENDED = frozenset({"Succeeded", "Failed"})
+
+
+def log_file(folder: Path, pod: ObjectKey) -> Path:
+    """Log of a pod: all its restarts append to one file."""
+    return folder / f"{pod.namespace}_{pod.name}" / "0.log"
+
+
+async def find_pod(cluster: SqliteCluster, target: str, namespace: str) -> Manifest:
+    """The pod of that name, or the newest pod of the KIND/NAME; raises NotFound or CommandFailed."""
+    kind, _, name = target.rpartition("/")
+    key = ObjectKey(find_kind(kind or "pod"), namespace, name)
+    manifest = await require(cluster, key)
+    if key.kind == "Pod":
+        return manifest
+    if key.kind in ("Deployment", "Service"):
+        raise CommandFailed(f"{display_name(key)} has no log: name the InferenceService or a pod.", USAGE)
+    by_owner = {"slm.dev/kind": key.kind, "slm.dev/name": key.name}
+    labels = {"job-name": key.name} if key.kind == "Job" else by_owner
+    pods = await cluster.list("Pod", namespace, labels)
+    if not pods:
+        message = f"{display_name(key)} has no pod: it waits for something, or its pods were removed; see slm describe."
+        raise CommandFailed(message, NOT_FOUND)
+    return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), _version(pod)))
+
+
+def _version(pod: Manifest) -> int:
+    return int(pod["metadata"].get("resourceVersion", "0"))
+
+
+@app.command(epilog=EPILOG)
+def logs(
+    target: Annotated[str, typer.Argument(metavar="KIND/NAME|POD")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,
+    tail: Annotated[int, typer.Option(help="Only that many last lines; -1 for all.")] = -1,
+    namespace: Namespace = "",
+) -> None:
+    """Print the log of an object's newest pod.
+
+    Examples:
+      slm logs slmsvc/qwen -f
+      slm logs quantjob/qwen-q4 --tail 20
+      slm logs qwen-q4-convert-1a2b3c4d-x7f9k
+
+    """
+
+    async def work() -> None:
+        async with open_cluster() as cluster:
+            pod = await find_pod(cluster, target, namespace_of(namespace))
+            key = ObjectKey("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            path = log_file(local_paths().logs, key)
+            if not path.exists() and not follow:
+                raise CommandFailed(f"Pod {key.name} has printed nothing yet.", NOT_FOUND)
+            position = _print_tail(path, tail) if path.exists() else 0
+            if follow:
+                await _follow(cluster, key, path, position)
+
+    asyncio.run(work())
+
+
+def _print_tail(path: Path, lines: int) -> int:
+    """Print the last lines and return where the file ended."""
+    with path.open("rb") as file:
+        chunks = file if lines < 0 else deque(file, maxlen=lines)
+        sys.stdout.write("".join(line.decode(errors="replace") for line in chunks))
+        sys.stdout.flush()
+        return file.tell()
+
+
+async def _follow(cluster: SqliteCluster, key: ObjectKey, path: Path, position: int) -> None:
+    """Print what is appended until the pod has ended."""
+    while True:
+        # The state is read before the file, so that a last line written in between is still printed.
+        pod = await cluster.get(key)
+        position = _print_from(path, position)
+        if pod is None or (pod.get("status") or {}).get("phase") in ENDED:
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _print_from(path: Path, position: int) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        # A rotation copies the file aside and empties it.
+        file.seek(position if position <= size else 0)
+        sys.stdout.write(file.read().decode(errors="replace"))
+        sys.stdout.flush()
+        return file.tell()

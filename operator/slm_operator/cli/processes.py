@@ -1,0 +1,96 @@
+"""``slm ps``: what runs on this machine now."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import psutil
+import typer
+
+from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
+from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.human import format_duration
+from slm_operator.cli.session import Namespace, local_paths, namespace_of, open_cluster
+from slm_operator.cli.tables import render_rows
+from slm_operator.cli.terminal import terminal
+from slm_operator.core.quantity import format_bytes
+from slm_operator.ports import Manifest
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and its descendants use."""
+
+    memory_bytes: int
+    uptime_seconds: float
+
+
+def measure(pid: int) -> Usage | None:
+    """Resident memory and age of a process group; None when it has ended."""
+    try:
+        leader = psutil.Process(pid)
+        family = [leader, *leader.children(recursive=True)]
+        memory = sum(_resident(member) for member in family)
+        return Usage(memory, time.time() - leader.create_time())
+    except psutil.Error:
+        return None
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def build_row(pod: Manifest, record: ProcessRecord) -> list[str] | None:
+    """Cells of one running pod; None when its process has ended."""
+    usage = measure(record.pid)
+    if usage is None:
+        return None
+    labels = pod["metadata"].get("labels", {})
+    owner = f"{labels.get('slm.dev/kind', '').lower()}/{labels.get('slm.dev/name', '')}"
+    return [
+        pod["metadata"]["name"],
+        owner,
+        labels.get("slm.dev/step", ""),
+        str(record.pid),
+        str(record.port or ""),
+        format_bytes(usage.memory_bytes),
+        format_duration(usage.uptime_seconds),
+    ]
+
+
+@app.command(epilog=EPILOG)
+def ps(
+    namespace: Namespace = "",
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of every namespace.")] = False,
+) -> None:
+    """List running engines and jobs.
+
+    Examples:
+      slm ps
+      slm ps -A
+
+    """
+    paths = local_paths()
+    records: dict[str, ProcessRecord] = {}
+    if paths.processes.exists():
+        table = ProcessTable(paths.processes)
+        records = {record.pod_uid: record for record in table.all() if record.pid}
+        table.close()
+
+    async def work() -> Sequence[Manifest]:
+        async with open_cluster() as cluster:
+            return await cluster.list("Pod", "" if all_namespaces else namespace_of(namespace))
+
+    pods = [pod for pod in asyncio.run(work()) if pod["metadata"]["uid"] in records]
+    rows = [row for pod in pods if (row := build_row(pod, records[pod["metadata"]["uid"]]))]
+    if rows:
+        terminal.result(render_rows([["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "UPTIME"], *rows]))
+    else:
+        terminal.hint("nothing is running")

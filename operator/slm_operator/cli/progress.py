@@ -1,0 +1,140 @@
+"""Waiting with something to look at: bars on a terminal, a line per change elsewhere."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.exits import NOT_RUNNING, TIMEOUT, CommandFailed
+from slm_operator.cli.session import condition_of, display_name, local_paths, require
+from slm_operator.cli.terminal import terminal
+from slm_operator.cli.waiting import Goal, describe_state, is_reached
+from slm_operator.core.quantity import format_bytes
+from slm_operator.local.lifecycle import running_pid
+from slm_operator.ports import Manifest, ObjectKey
+
+POLL_SECONDS = 0.2
+READY = Goal("Ready", "True")
+LINES_PER_STEP = 4
+"""Lines that one step prints at most where bars cannot be drawn."""
+
+
+class Display:
+    """Shows the progress of running steps."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, tuple[object, ...]] = {}
+
+    def show(self, key: ObjectKey, manifest: Manifest, pods: Sequence[Manifest]) -> None:
+        """Show where an object stands."""
+        running = {pod["metadata"]["name"]: pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running"}
+        for name in [
+            name for name in self._tasks if name.startswith(f"{key}|") and name[len(f"{key}|") :] not in running
+        ]:
+            self._finish(name)
+        for name, pod in running.items():
+            if progress := pod["status"].get("progress"):
+                self._show_step(f"{key}|{name}", progress)
+        state = condition_of(manifest, "Ready")
+        self._say(str(key), (state.get("reason"),), f"{display_name(key)}: {state.get('reason', 'Pending')}")
+
+    def _show_step(self, name: str, progress: dict[str, Any]) -> None:
+        done, total = int(progress.get("done", 0)), int(progress.get("total", 0))
+        text, amount = str(progress["message"]), format_amount(done, total, str(progress.get("unit", "")))
+        if self._bars is None:
+            share = done * LINES_PER_STEP // total if total else 0
+            self._say(name, (text, share), f"  {text}{': ' if amount else ''}{amount}")
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(text, total=None, amount="")
+        task = self._tasks[name]
+        speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
+        rate = f" {format_bytes(speed)}/s" if speed and progress.get("unit") == "bytes" else ""
+        self._bars.update(task, description=text, completed=done, total=total or None, amount=amount + rate)
+
+    def _finish(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        if self._bars is not None:
+            self._bars.remove_task(task)
+
+    def _say(self, about: str, state: tuple[object, ...], text: str) -> None:
+        """Print a line when the state differs from the last one printed."""
+        if self._said.get(about) == state:
+            return
+        self._said[about] = state
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            terminal.hint(text)
+
+
+def format_amount(done: int, total: int, unit: str) -> str:
+    """``12.0 MiB of 1.11 GiB`` or ``3 of 8 tensors``; empty when nothing is counted."""
+    if not total:
+        return ""
+    if unit == "bytes":
+        return f"{format_bytes(done)} of {format_bytes(total)}"
+    return f"{done} of {total} {unit}".rstrip()
+
+
+@contextmanager
+def open_display() -> Iterator[Display]:
+    """Bars on a terminal, lines elsewhere."""
+    if not terminal.draws():
+        yield Display(None)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield Display(bars)
+
+
+async def await_ready(cluster: SqliteCluster, keys: list[ObjectKey], timeout_seconds: float) -> None:
+    """Return once all are Ready, showing progress.
+
+    Raises CommandFailed when one stalls, when the daemon ends, or after the timeout.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    with open_display() as display:
+        left = list(keys)
+        while left:
+            for key in list(left):
+                manifest = await require(cluster, key)
+                labels = {"slm.dev/kind": key.kind, "slm.dev/name": key.name}
+                display.show(key, manifest, await cluster.list("Pod", key.namespace, labels))
+                check_stalled(key, manifest)
+                if is_reached(manifest, READY):
+                    left.remove(key)
+            if not left:
+                return
+            await _check_patience(cluster, left[0], deadline)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def check_stalled(key: ObjectKey, manifest: Manifest) -> None:
+    """Raise CommandFailed with the reason when nothing more will happen by itself."""
+    stalled, ready = condition_of(manifest, "Stalled"), condition_of(manifest, "Ready")
+    current = stalled.get("observedGeneration", 0) >= manifest["metadata"].get("generation", 0)
+    if stalled.get("status") == "True" and current:
+        cause = ready if ready.get("message") else stalled
+        raise CommandFailed(f"{display_name(key)}: {cause['reason']}: {cause.get('message', '')}")
+
+
+async def _check_patience(cluster: SqliteCluster, key: ObjectKey, deadline: float) -> None:
+    paths = local_paths()
+    if running_pid(paths) is None:
+        raise CommandFailed(f"The daemon has ended; its log: {paths.daemon_log}", NOT_RUNNING)
+    if asyncio.get_running_loop().time() > deadline:
+        state = describe_state(await cluster.get(key), READY)
+        raise CommandFailed(f"Timed out waiting for {display_name(key)}: {state}", TIMEOUT)

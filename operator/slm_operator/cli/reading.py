@@ -1,0 +1,146 @@
+"""``slm get``: objects as tables, YAML, JSON or names."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli import tables
+from slm_operator.cli.exits import EPILOG, USAGE, CommandFailed
+from slm_operator.cli.session import (
+    Namespace,
+    display_name,
+    find_kinds,
+    namespace_of,
+    open_cluster,
+    parse_keys,
+    require,
+)
+from slm_operator.cli.terminal import terminal
+from slm_operator.cli.writing import render_yaml
+from slm_operator.ports import Manifest, ObjectKey
+
+app = typer.Typer()
+
+
+class Output(StrEnum):
+    """Forms of output."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+def key_of(manifest: Manifest) -> ObjectKey:
+    """Identity of a stored object."""
+    return ObjectKey(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+def render(items: Sequence[Manifest], output: Output, *, single: bool, with_namespace: bool) -> str:
+    """The objects in the wanted form; ``single`` prints one object rather than a list of one."""
+    if output is Output.NAME:
+        return "\n".join(display_name(key_of(item)) for item in items)
+    if output in (Output.JSON, Output.YAML):
+        value: Any = items[0] if single else {"apiVersion": "v1", "kind": "List", "items": list(items)}
+        return json.dumps(value, indent=2, ensure_ascii=False) if output is Output.JSON else render_yaml(value).rstrip()
+    kinds = dict.fromkeys(item["kind"] for item in items)
+    groups = [[item for item in items if item["kind"] == kind] for kind in kinds]
+    wide = output is Output.WIDE
+    parts = [tables.build_rows(group[0]["kind"], group, wide=wide, with_namespace=with_namespace) for group in groups]
+    return "\n\n".join(tables.render_rows(rows) for rows in parts)
+
+
+@app.command(epilog=EPILOG)
+def get(
+    words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]")],
+    output: Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")] = Output.TABLE,
+    namespace: Namespace = "",
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="In every namespace.")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and print each change.")] = False,
+) -> None:
+    """List objects or print them.
+
+    KIND is a kind, a plural or a short name (slm, qj, slmsvc), several with commas, or all; pods, jobs,
+    deployments and services can be read too.
+
+    Examples:
+      slm get slmmodels
+      slm get slm,qj,slmsvc -o wide
+      slm get slmsvc chat -o yaml
+      slm get qj -w
+
+    """
+    place = namespace_of(namespace)
+    named = parse_keys(words, place) if len(words) > 1 or "/" in words[0] else []
+    if named and all_namespaces:
+        raise CommandFailed("A name is looked up in one namespace: leave out -A or the name.", USAGE)
+    kinds = [] if named else find_kinds(words[0])
+
+    async def work() -> None:
+        async with open_cluster() as cluster:
+            if watch:
+                await _watch(cluster, kinds, named, "" if all_namespaces else place, output)
+            elif named:
+                items = [await require(cluster, key) for key in named]
+                terminal.result(render(items, output, single=len(items) == 1, with_namespace=False))
+            else:
+                await _list(cluster, kinds, "" if all_namespaces else place, output)
+
+    asyncio.run(work())
+
+
+async def _list(cluster: SqliteCluster, kinds: Sequence[str], namespace: str, output: Output) -> None:
+    items = [item for kind in kinds for item in await cluster.list(kind, namespace)]
+    if items or output in (Output.JSON, Output.YAML):
+        terminal.result(render(items, output, single=False, with_namespace=not namespace))
+    elif output is not Output.NAME:
+        terminal.hint(f"no {', '.join(kinds)} in {f'namespace {namespace}' if namespace else 'any namespace'}")
+
+
+async def _watch(
+    cluster: SqliteCluster, kinds: Sequence[str], named: Sequence[ObjectKey], namespace: str, output: Output
+) -> None:
+    """Print the objects that exist, then one row or document per change, until interrupted."""
+    wanted = {key.kind for key in named} or set(kinds)
+    if len(wanted) > 1:
+        raise CommandFailed("Only one kind can be watched at a time.", USAGE)
+    for key in named:
+        await require(cluster, key)
+    printer = _RowPrinter(next(iter(wanted)), output, with_namespace=not namespace)
+    async for key in cluster.changes():
+        if key.kind not in wanted or (named and key not in named) or (namespace and key.namespace != namespace):
+            continue
+        if (item := await cluster.get(key)) is not None:
+            printer.print(item)
+
+
+class _RowPrinter:
+    """Rows under one header, whose columns never move back."""
+
+    def __init__(self, kind: str, output: Output, *, with_namespace: bool) -> None:
+        self._output, self._with_namespace = output, with_namespace
+        self._header = tables.build_header(kind, wide=output is Output.WIDE, with_namespace=with_namespace)
+        self._widths = [len(cell) for cell in self._header]
+        self._started = False
+
+    def print(self, item: Manifest) -> None:
+        """Print one object as it is now."""
+        if self._output not in (Output.TABLE, Output.WIDE):
+            separator = "---\n" if self._output is Output.YAML and self._started else ""
+            terminal.result(separator + render([item], self._output, single=True, with_namespace=False))
+            self._started = True
+            return
+        wide = self._output is Output.WIDE
+        row = tables.build_row(item, datetime.now(UTC), wide=wide, with_namespace=self._with_namespace)
+        self._widths = [max(pair) for pair in zip(self._widths, map(len, row), strict=True)]
+        if not self._started:
+            terminal.result(tables.render_row(self._header, self._widths))
+            self._started = True
+        terminal.result(tables.render_row(row, self._widths))

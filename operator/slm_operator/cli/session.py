@@ -1,0 +1,125 @@
+"""What most commands begin with: settings, the object database, the namespace, the objects meant."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.api.registry import INFOS, resolve_kind
+from slm_operator.cli.exits import NOT_RUNNING, USAGE, CommandFailed
+from slm_operator.cli.terminal import terminal
+from slm_operator.errors import NotFound
+from slm_operator.local.lifecycle import running_pid, start_daemon
+from slm_operator.local.paths import LocalPaths
+from slm_operator.ports import Manifest, ObjectKey
+from slm_operator.settings import Settings
+
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace. Default: $SLM_NAMESPACE, else default.")]
+NO_DAEMON = "the daemon is not running, so nothing happens yet: slm up"
+CHILD_KINDS = {
+    "Pod": ("pods", "po"),
+    "Job": ("jobs",),
+    "Deployment": ("deployments", "deploy"),
+    "Service": ("services", "svc"),
+}
+"""Kinds that the operator makes: they can be read, not applied."""
+
+
+def load_settings() -> Settings:
+    """Settings from the environment; a malformed variable ends the command."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"SLM_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        raise CommandFailed(f"The environment is malformed: {problems}", USAGE) from error
+
+
+def local_paths() -> LocalPaths:
+    """Where everything lies."""
+    return LocalPaths.of(load_settings())
+
+
+@asynccontextmanager
+async def open_cluster() -> AsyncIterator[SqliteCluster]:
+    """The local backend's objects."""
+    cluster = SqliteCluster(local_paths().database)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def namespace_of(option: str) -> str:
+    """The namespace a command works in."""
+    return option or load_settings().namespace
+
+
+def hint_without_daemon() -> None:
+    """Say that objects wait when nobody works on them."""
+    if running_pid(local_paths()) is None:
+        terminal.hint(NO_DAEMON)
+
+
+def ensure_daemon() -> None:
+    """Start the daemon unless it runs; raises CommandFailed when that is switched off."""
+    settings = load_settings()
+    paths = LocalPaths.of(settings)
+    if running_pid(paths) is not None:
+        return
+    if not settings.autostart:
+        message = "The daemon is not running and SLM_AUTOSTART forbids starting it: run `slm up` first."
+        raise CommandFailed(message, NOT_RUNNING)
+    pid = start_daemon(paths, settings.start_seconds)
+    terminal.hint(f"started the daemon (process {pid})")
+
+
+def find_kind(name: str) -> str:
+    """The kind a user means; raises CommandFailed that lists what there is."""
+    kind = resolve_kind(name)
+    if kind is None:
+        wanted = name.lower()
+        kind = next((each for each, also in CHILD_KINDS.items() if wanted in {each.lower(), *also}), None)
+    if kind is None:
+        known = [*(f"{info.plural} ({', '.join(info.short_names)})" for info in INFOS.values())]
+        known += [names[0] for names in CHILD_KINDS.values()]
+        raise CommandFailed(f"There is no kind {name!r}; the kinds are {', '.join(known)}.", USAGE)
+    return kind
+
+
+def find_kinds(names: str) -> list[str]:
+    """Kinds of a comma-separated list; ``all`` means our three."""
+    return list(INFOS) if names == "all" else [find_kind(name) for name in names.split(",")]
+
+
+def parse_keys(words: Sequence[str], namespace: str) -> list[ObjectKey]:
+    """Objects from ``KIND NAME...`` or ``KIND/NAME...``; raises CommandFailed on anything else."""
+    if words and all("/" in word for word in words):
+        pairs = [word.split("/", 1) for word in words]
+    elif len(words) > 1 and not any("/" in word for word in words):
+        pairs = [[words[0], name] for name in words[1:]]
+    else:
+        raise CommandFailed(f"Name objects as KIND NAME or as KIND/NAME, not as {' '.join(words)!r}.", USAGE)
+    return [ObjectKey(find_kind(kind), namespace, name) for kind, name in pairs]
+
+
+async def require(cluster: SqliteCluster, key: ObjectKey) -> Manifest:
+    """The object; raises NotFound."""
+    found = await cluster.get(key)
+    if found is None:
+        raise NotFound(f"{display_name(key)} does not exist in namespace {key.namespace}.")
+    return found
+
+
+def display_name(key: ObjectKey) -> str:
+    """``slmmodel.slm.dev/name`` as kubectl writes it; kinds of other groups without a group."""
+    group = ".slm.dev" if key.kind in INFOS else ""
+    return f"{key.kind.lower()}{group}/{key.name}"
+
+
+def condition_of(manifest: Manifest, name: str) -> Manifest:
+    """The condition of that type, or an empty one."""
+    conditions = (manifest.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if str(item.get("type")).lower() == name.lower()), {})

@@ -1,0 +1,198 @@
+"""``slm apply``, ``diff`` and ``delete``: what changes objects."""
+
+import asyncio
+import difflib
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.documents import Document, read_documents
+from slm_operator.cli.exits import EPILOG, FAILURE, TIMEOUT, USAGE, CommandFailed
+from slm_operator.cli.session import (
+    Namespace,
+    display_name,
+    hint_without_daemon,
+    namespace_of,
+    open_cluster,
+    parse_keys,
+    require,
+)
+from slm_operator.cli.terminal import Quiet, terminal
+from slm_operator.errors import InvalidManifest
+from slm_operator.ports import Manifest, ObjectKey
+
+app = typer.Typer()
+Files = Annotated[
+    list[str],
+    typer.Option("-f", "--filename", help="File, folder or - for standard input; may be given several times."),
+]
+KEPT_METADATA = ("labels", "annotations")
+IMMUTABLE = {"SLMModel": "source", "QuantJob": "modelRef"}
+"""The field of each kind that identifies its work."""
+POLL_SECONDS = 0.05
+
+
+def wanted_part(manifest: Manifest) -> Manifest:
+    """What a user wrote of an object: no status, and no metadata that the store gives."""
+    meta = {name: manifest["metadata"][name] for name in KEPT_METADATA if manifest["metadata"].get(name)}
+    content = {name: part for name, part in manifest.items() if name not in ("metadata", "status")}
+    return {**content, "metadata": meta}
+
+
+def merge(found: Manifest | None, document: Document) -> Manifest:
+    """What to apply: the document, with labels and annotations it does not mention kept."""
+    meta = document.manifest["metadata"]
+    mine = {name: value for name, value in meta.items() if name in ("name", "namespace")}
+    theirs = found["metadata"] if found else {}
+    for field in KEPT_METADATA:
+        if both := {**theirs.get(field, {}), **(meta.get(field) or {})}:
+            mine[field] = both
+    return {**document.manifest, "metadata": mine}
+
+
+def check_immutable(found: Manifest | None, document: Document) -> str | None:
+    """Why the document may not replace the object, or None."""
+    field = IMMUTABLE.get(document.key.kind)
+    if found is None or field is None or found["spec"].get(field) == document.manifest["spec"].get(field):
+        return None
+    return f"{document.place}: spec.{field} is immutable: delete {display_name(document.key)} or choose another name"
+
+
+async def apply_documents(cluster: SqliteCluster, documents: list[Document]) -> None:
+    """Write every document, or none when one may not be written; says what became of each."""
+    found = [await cluster.get(document.key) for document in documents]
+    faults = [fault for pair in zip(found, documents, strict=True) if (fault := check_immutable(*pair))]
+    if faults:
+        raise InvalidManifest("nothing was changed, because:\n  " + "\n  ".join(faults))
+    for before, document in zip(found, documents, strict=True):
+        after = await cluster.apply(merge(before, document))
+        terminal.say(f"{display_name(document.key)} {_verb(before, after)}")
+
+
+def _verb(before: Manifest | None, after: Manifest) -> str:
+    if before is None:
+        return "created"
+    same = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
+    return "unchanged" if same or wanted_part(before) == wanted_part(after) else "configured"
+
+
+@app.command(epilog=EPILOG)
+def apply(filename: Files, namespace: Namespace = "", _quiet: Quiet = False) -> None:
+    """Create or update the objects of manifests.
+
+    All manifests are validated before the first is written: either every one is applied or none.
+
+    Examples:
+      slm apply -f model.yaml -f service.yaml
+      slm apply -f examples/
+      cat model.yaml | slm apply -f -
+
+    """
+
+    async def work() -> None:
+        documents = read_documents(filename, namespace_of(namespace))
+        async with open_cluster() as cluster:
+            await apply_documents(cluster, documents)
+
+    asyncio.run(work())
+    hint_without_daemon()
+
+
+def render_yaml(value: Any) -> str:
+    """YAML in the order of the manifest."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+
+
+def difference(found: Manifest | None, document: Document) -> str:
+    """Unified diff from what is there to what would be; empty when nothing would change."""
+    name = display_name(document.key)
+    before = render_yaml(wanted_part(found)) if found else ""
+    after = render_yaml(_ordered(wanted_part(merge(found, document)), wanted_part(found) if found else {}))
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), f"{name} (live)", f"{name} (merged)", lineterm=""
+    )
+    return "\n".join(lines)
+
+
+def _ordered(value: Any, like: Any) -> Any:
+    """The value with mapping keys in the order of ``like``, so that order alone is never a difference."""
+    if not isinstance(value, dict) or not isinstance(like, dict):
+        return value
+    names = [*(name for name in like if name in value), *(name for name in value if name not in like)]
+    return {name: _ordered(value[name], like.get(name)) for name in names}
+
+
+@app.command(epilog=EPILOG)
+def diff(filename: Files, namespace: Namespace = "") -> None:
+    """Show what apply would change.
+
+    Exits with 0 when nothing would change and with 1 when something would.
+
+    Examples:
+      slm diff -f model.yaml
+      slm diff -f examples/ || slm apply -f examples/
+
+    """
+
+    async def work() -> list[str]:
+        documents = read_documents(filename, namespace_of(namespace))
+        async with open_cluster() as cluster:
+            return [difference(await cluster.get(document.key), document) for document in documents]
+
+    changes = [text for text in asyncio.run(work()) if text]
+    if changes:
+        terminal.result("\n".join(changes))
+        raise typer.Exit(FAILURE)
+
+
+async def await_gone(cluster: SqliteCluster, key: ObjectKey, deadline: float) -> None:
+    """Return once the object and its pods are gone; raises CommandFailed TIMEOUT."""
+    labels = {"slm.dev/kind": key.kind, "slm.dev/name": key.name}
+    while await cluster.get(key) or await cluster.list("Pod", key.namespace, labels):
+        if asyncio.get_running_loop().time() > deadline:
+            raise CommandFailed(f"{display_name(key)} is deleted, but its processes have not ended yet.", TIMEOUT)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@app.command(epilog=EPILOG)
+def delete(
+    words: Annotated[list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False)] = None,
+    filename: Annotated[
+        list[str] | None, typer.Option("-f", "--filename", help="Delete what these files name.")
+    ] = None,
+    namespace: Namespace = "",
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
+    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.")] = 60.0,
+    _quiet: Quiet = False,
+) -> None:
+    """Delete objects and what they own.
+
+    The store keeps the bytes until `slm gc`.
+
+    Examples:
+      slm delete slmsvc chat
+      slm delete slmmodel/qwen quantjob/qwen-q4
+      slm delete -f examples/
+
+    """
+    if bool(words) == bool(filename):
+        raise CommandFailed("Name objects as KIND NAME, or files with -f: one of the two.", USAGE)
+    place = namespace_of(namespace)
+    keys = parse_keys(words, place) if words else [item.key for item in read_documents(filename or [], place)]
+
+    async def work() -> None:
+        async with open_cluster() as cluster:
+            deadline = asyncio.get_running_loop().time() + timeout
+            if not ignore_not_found:
+                for key in keys:
+                    await require(cluster, key)
+            for key in keys:
+                await cluster.delete(key)
+                terminal.say(f"{display_name(key)} deleted")
+            for key in keys if wait else []:
+                await await_gone(cluster, key, deadline)
+
+    asyncio.run(work())

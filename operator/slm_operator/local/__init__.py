@@ -1,0 +1,1 @@
+"""The local backend: the same reconcile over SQLite and plain processes."""

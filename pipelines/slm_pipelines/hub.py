@@ -1,0 +1,165 @@
+"""A Hugging Face hub: listing and ranged reads, with its errors turned into reasons."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import httpx
+
+from slm_contract.reasons import Reason
+from slm_contract.specs import HuggingFace
+from slm_pipelines.egress import build_client
+from slm_pipelines.errors import BadInput, Retryable
+
+PUBLIC_ENDPOINT = "https://huggingface.co"
+ATTEMPTS = 6
+"""Tries of one request before the step gives up and its Job's back-off takes over."""
+MAX_WAIT_SECONDS = 60.0
+"""Longest pause between two tries; a Retry-After beyond it ends the step, and the Job comes back later."""
+MAX_REDIRECTS = 5
+CONNECTIONS = 8
+"""Parallel connections: enough to fill a gigabit line from one far host, few enough to be a polite client."""
+RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+USER_AGENT = "slm-operator/0.1"
+READ_BYTES = 1 << 18
+
+
+class Hub:
+    """One repository at one revision; safe to use from several threads."""
+
+    def __init__(self, source: HuggingFace, allowed: list[str], sleep: Callable[[float], None] = time.sleep) -> None:
+        self.endpoint = (source.endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT).rstrip("/")
+        self.repo = source.repo
+        self.revision = source.revision
+        self._token = os.environ.get("HF_TOKEN", "")
+        self._sleep = sleep
+        self._client = build_client(allowed, CONNECTIONS)
+        if urlsplit(self.endpoint).scheme not in {"http", "https"}:
+            message = (
+                f"The hub's address {self.endpoint!r} is no http or https address: correct endpoint or HF_ENDPOINT."
+            )
+            raise BadInput(Reason.INVALID_SPEC, message)
+
+    def info(self) -> dict[str, Any]:
+        """Commit, files with sizes and digests, licence; raises BadInput or Retryable."""
+        revision = quote(self.revision, safe="")
+        url = f"{self.endpoint}/api/models/{quote(self.repo)}/revision/{revision}?blobs=true"
+        with self._open(url, {}) as response:
+            data = response.read()
+        try:
+            document = httpx.Response(200, content=data).json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            message = f"{self.endpoint} answered something that is no model description: is it a hub's address?"
+            raise BadInput(Reason.SOURCE_UNAVAILABLE, message)
+        return document
+
+    def file_url(self, commit: str, name: str) -> str:
+        """Where a file is downloaded from."""
+        return f"{self.endpoint}/{quote(self.repo)}/resolve/{quote(commit, safe='')}/{quote(name)}"
+
+    def read(self, commit: str, name: str, begin: int, end: int) -> bytes:
+        """Bytes ``begin`` to ``end`` (exclusive) of a file."""
+        return b"".join(self.stream(commit, name, begin, end))
+
+    def stream(self, commit: str, name: str, begin: int, end: int) -> Iterator[bytes]:
+        """The same, piece by piece; raises Retryable when the connection breaks."""
+        if begin == end:
+            return
+        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        with self._open(self.file_url(commit, name), headers) as response:
+            whole = response.status_code == httpx.codes.OK
+            if whole and begin > 0:
+                message = f"{urlsplit(str(response.url)).netloc} ignores ranged reads: nothing can be resumed from it."
+                raise Retryable(Reason.SOURCE_UNAVAILABLE, message)
+            left = end - begin
+            with _translated(self.endpoint):
+                for piece in response.iter_raw(READ_BYTES):
+                    yield piece[:left]
+                    left -= len(piece)
+                    if left <= 0:
+                        break
+            if left > 0:
+                message = f"The connection broke {left} bytes before the end of a range of {name}."
+                raise Retryable(Reason.SOURCE_UNAVAILABLE, message)
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> "contextlib.AbstractContextManager[httpx.Response]":
+        return contextlib.closing(self._request(url, headers))
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        problem = Retryable(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} cannot be reached.")
+        for attempt in range(ATTEMPTS):
+            wait = min(0.5 * 2**attempt, MAX_WAIT_SECONDS)
+            try:
+                response = self._follow(url, headers)
+            except httpx.HTTPError as error:
+                problem = Retryable(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} cannot be reached: {error}.")
+            else:
+                if response.status_code not in RETRY_STATUS:
+                    return self._checked(response, url)
+                wait = _retry_after(response, wait)
+                response.close()
+                message = f"{self.endpoint} answers {response.status_code} ({response.reason_phrase}) again and again."
+                problem = Retryable(Reason.SOURCE_UNAVAILABLE, message)
+            if attempt + 1 == ATTEMPTS or wait > MAX_WAIT_SECONDS:
+                break
+            self._sleep(wait)
+        raise problem
+
+    def _follow(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Send, and follow redirects by hand: the token goes to the hub's own host and nowhere else."""
+        home = urlsplit(self.endpoint)
+        for _ in range(MAX_REDIRECTS):
+            there = urlsplit(url)
+            sent = {"User-Agent": USER_AGENT, **headers}
+            if self._token and (there.scheme, there.netloc) == (home.scheme, home.netloc):
+                sent["Authorization"] = f"Bearer {self._token}"
+            response = self._client.send(self._client.build_request("GET", url, headers=sent), stream=True)
+            if not response.has_redirect_location:
+                return response
+            response.close()
+            url = urljoin(url, response.headers["location"])
+        raise BadInput(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} redirects more than {MAX_REDIRECTS} times.")
+
+    def _checked(self, response: httpx.Response, url: str) -> httpx.Response:
+        if response.is_success:
+            return response
+        response.close()
+        code = response.headers.get("x-error-code", "")
+        name = urlsplit(url).path.rsplit("/", 1)[-1]
+        if code == "GatedRepo":
+            message = (
+                f"{self.repo} is gated: accept its licence at {self.endpoint}/{self.repo}, then give a token that may "
+                "read it (HF_TOKEN on a laptop, tokenSecretRef on a cluster)."
+            )
+            raise BadInput(Reason.GATED_REPOSITORY, message)
+        if code == "RevisionNotFound":
+            message = f"{self.repo} has no branch, tag or commit {self.revision!r}: correct source.revision."
+            raise BadInput(Reason.REVISION_NOT_FOUND, message)
+        if code == "EntryNotFound":
+            raise BadInput(Reason.FILE_NOT_FOUND, f"{self.repo} has no file {name} at this commit.")
+        if code == "RepoNotFound" or response.status_code in {401, 403, 404}:
+            hint = "its token may not read it" if self._token else "it may be private and need a token (HF_TOKEN)"
+            message = f"{self.endpoint} has no repository {self.repo}, or {hint}: check source.repo."
+            raise BadInput(Reason.REPOSITORY_NOT_FOUND, message)
+        raise BadInput(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} answers {response.status_code} for {url}.")
+
+
+@contextlib.contextmanager
+def _translated(endpoint: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        message = f"The connection to {endpoint} broke: {error}."
+        raise Retryable(Reason.SOURCE_UNAVAILABLE, message) from error
+
+
+def _retry_after(response: httpx.Response, fallback: float) -> float:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return fallback
