@@ -106,8 +106,7 @@ def prepare_environment(endpoint: str) -> None:
     os.environ["SLM_STATE_HOME"] = str(BUILD / "state")
     os.environ["SLM_DATA_HOME"] = str(BUILD / "data")
     os.environ["HF_ENDPOINT"] = endpoint
-    host = urlsplit(endpoint).netloc
-    os.environ.setdefault("SLM_ALLOW_PRIVATE_HOSTS", host)
+    os.environ.setdefault("SLM_ALLOW_PRIVATE_HOSTS", urlsplit(endpoint).hostname or "")
 
 
 def write_manifests(repo: str) -> Path:

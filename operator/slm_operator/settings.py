@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     llama_cpp: Path | None = None
     """Folder that holds the llama.cpp programs. Default: found on PATH or in the cache folder, else installed."""
     autostart: bool = True
-    """Whether `slm run` and `slm pull` start the daemon when it is not running. Default: true."""
+    """Whether `slm run`, `slm pull` and `slm wait` start the daemon when it is not running. Default: true."""
     namespace: str = Field(default="default", min_length=1)
     """Namespace that commands use when -n is not given. Default: default."""
     start_seconds: float = Field(default=60.0, gt=0)

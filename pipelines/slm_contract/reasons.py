@@ -78,5 +78,6 @@ class Reason(StrEnum):
     PORT_IN_USE = "PortInUse", "The wanted local port is taken by another program."
     # Faults
     STORE_CORRUPT = "StoreCorrupt", "A blob does not have the digest it is named by."
+    STORE_BUSY = "StoreBusy", "Garbage collection and steps exclude each other; it is tried again."
     STEP_FAILED = "StepFailed", "A step failed more often than its back-off limit allows."
     INTERNAL_ERROR = "InternalError", "A bug: please report it with the log of the step."

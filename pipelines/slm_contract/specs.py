@@ -181,6 +181,8 @@ class CollectSpec(Message):
     step: Literal["collect"] = "collect"
     roots: list[Digest]
     """Manifests to keep, with everything they refer to."""
+    dry_run: bool = False
+    """Only count what would be removed."""
     store: str
 
 

@@ -1,6 +1,8 @@
 """``python -m slm_pipelines STEP --spec FILE``: run one step and exit with a code that says what to do next."""
 
 import argparse
+import contextlib
+import errno
 import os
 import resource
 import sys
@@ -19,6 +21,7 @@ from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome, StepError
 from slm_pipelines.errors import BadInput, StepFailure
 from slm_pipelines.progress import Reporter
+from slm_pipelines.store import store_lock
 
 STEPS: dict[str, type[Message]] = {
     "resolve": specs.ResolveSpec,
@@ -81,6 +84,20 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
     path.write_text(outcome.model_dump_json(by_alias=True, exclude_none=True) + "\n", encoding="utf-8")
 
 
+def describe_fault(name: str, failure: OSError) -> StepError:
+    """A fault of the machine, in words; a full disk gets its own reason."""
+    if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = f"The disk filled up during {name}: free some space or run `slm gc`; what is whole is kept."
+        return StepError(reason=Reason.INSUFFICIENT_SPACE, message=message)
+    return StepError(reason=Reason.STEP_FAILED, message=f"{name} failed: {failure}.")
+
+
+def shared_store(name: str, spec: Message) -> contextlib.AbstractContextManager[None]:
+    """The lock under which a step touches its store."""
+    folder = getattr(spec, "store", "")
+    return store_lock(folder, alone=name == "collect") if folder else contextlib.nullcontext()
+
+
 def run_step(name: str, spec: Message) -> tuple[int, Outcome]:
     """Run the step; every failure becomes an exit code and a StepError."""
     started = time.monotonic()
@@ -89,13 +106,14 @@ def run_step(name: str, spec: Message) -> tuple[int, Outcome]:
     code = exitcodes.OK
     try:
         step: Step = import_module(f"slm_pipelines.steps.{name}").run
-        result = step(spec, Reporter(name))
+        with shared_store(name, spec):
+            result = step(spec, Reporter(name))
     except StepFailure as failure:
         code = exitcodes.BAD_INPUT if isinstance(failure, BadInput) else exitcodes.RETRYABLE
         error = StepError(reason=failure.reason, message=failure.message)
     except OSError as failure:
         code = exitcodes.RETRYABLE
-        error = StepError(reason=Reason.STEP_FAILED, message=f"{name} failed: {failure}.")
+        error = describe_fault(name, failure)
     except Exception as failure:  # noqa: BLE001 - a bug too must leave a result behind
         traceback.print_exc()
         code = exitcodes.INTERNAL

@@ -18,6 +18,7 @@ class Reporter:
     def __init__(self, step: str) -> None:
         self._step = step
         self._last = 0.0
+        self._said = ""
 
     def report(self, message: str, done: int = 0, total: int = 0, unit: Unit = "") -> None:
         """Print a line unless one was printed just now; the first and the last (done == total) always are."""
@@ -25,6 +26,8 @@ class Reporter:
         if now - self._last < MIN_INTERVAL_SECONDS and done != total:
             return
         self._last = now
-        line = Progress(step=self._step, message=message, done=done, total=total, unit=unit)
-        sys.stdout.write(line.model_dump_json(by_alias=True) + "\n")
-        sys.stdout.flush()
+        line = Progress(step=self._step, message=message, done=done, total=total, unit=unit).model_dump_json(by_alias=True)
+        if line != self._said:
+            self._said = line
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()

@@ -6,12 +6,13 @@ A manifest is itself a blob: an OCI image manifest whose layers are the files, u
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ CHUNK_BYTES = 8 << 20
 """Read size while hashing: large enough to keep a disk busy, small beside any model."""
 ARTIFACT_PREFIX = "application/vnd.slm."
 TITLE = "org.opencontainers.image.title"
+MAX_MANIFEST_BYTES = 4 << 20
 FREE_MARGIN_BYTES = 64 << 20
 """Kept free beyond what a write needs, so that logs and the database never meet a full disk."""
 
@@ -77,6 +79,20 @@ class StoredManifest:
         layers = document["layers"]
         blobs = tuple(Blob(layer["annotations"][TITLE], layer["digest"], layer["size"]) for layer in layers)
         return StoredManifest(kind, blobs, document.get("annotations", {}))
+
+
+@contextlib.contextmanager
+def store_lock(folder: str | Path, *, alone: bool) -> Iterator[None]:
+    """Share the store with other steps, or be ``alone`` in it to collect garbage; raises Retryable StoreBusy."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = "a step is writing" if alone else "garbage is being collected"
+            raise Retryable(Reason.STORE_BUSY, f"The store is in use: {other}. Try again in a moment.") from error
+        yield
 
 
 def hash_file(path: Path) -> str:
@@ -197,6 +213,36 @@ class Store:
         except (OSError, ValueError, KeyError, Retryable):
             return None
         return digest if all(self.has(blob.digest) for blob in blobs) else None
+
+    def blob_files(self) -> list[Path]:
+        """Every blob; the file name is the digest's hexadecimal part."""
+        return sorted(self._blobs.iterdir())
+
+    def scratch_entries(self) -> list[Path]:
+        """What steps are writing, or have left behind."""
+        return sorted(self._scratch.iterdir())
+
+    def reachable(self, roots: Iterable[str]) -> set[str]:
+        """Names of the blob files that the roots (manifests or plain blobs) keep."""
+        kept = {root.removeprefix("sha256:") for root in roots if self.has(root)}
+        for name in tuple(kept):
+            if self.blob_path(name).stat().st_size > MAX_MANIFEST_BYTES:
+                continue
+            with contextlib.suppress(Retryable):
+                blobs = self.manifest(f"sha256:{name}").blobs
+                kept |= {blob.digest.removeprefix("sha256:") for blob in blobs if self.has(blob.digest)}
+                kept.add(hashlib.sha256(b"{}").hexdigest())
+        return kept
+
+    def forget_lost_recipes(self) -> None:
+        """Drop the notes about results that are no longer there."""
+        for path in self._recipes.iterdir():
+            try:
+                recipe = json.loads(path.read_bytes())["recipe"]
+            except (ValueError, KeyError):
+                recipe = {}
+            if self.recall(recipe) is None:
+                path.unlink()
 
     def _write_whole(self, target: Path, data: bytes) -> None:
         temporary = self._scratch / uuid.uuid4().hex

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from slm_contract import exitcodes
 from slm_contract.results import Outcome
@@ -16,8 +17,8 @@ from tests.support.planning import StepAnswer, World
 
 
 def local_placement(store: Path, endpoint: str = "") -> Placement:
-    """Children that use this store and may contact this loopback hub."""
-    host = endpoint.removeprefix("http://")
+    """Children that use this store and may contact this loopback hub and its second host."""
+    host = urlsplit(endpoint).hostname or ""
     return Placement(
         store=str(store),
         pipeline_command=("python", "-m", "slm_pipelines"),
@@ -55,9 +56,9 @@ class RealWorld(World):
 
 
 def store_content(store: Path) -> dict[str, str]:
-    """Every lasting file of a store with the digest of its bytes; scratch space does not count."""
+    """Every lasting file of a store with the digest of its bytes; scratch space and the lock do not count."""
     return {
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.rglob("*"))
-        if path.is_file() and path.relative_to(store).parts[0] != "tmp"
+        if path.is_file() and path.relative_to(store).parts[0] not in {"tmp", "lock"}
     }

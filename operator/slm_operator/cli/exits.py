@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from slm_operator.errors import NotFound, SlmError
+from slm_operator.errors import InvalidManifest, NotFound, SlmError
 
 OK: Final = 0
 """The command did what it was asked to do; `diff` found no difference."""
@@ -16,12 +16,14 @@ TIMEOUT: Final = 4
 """What was waited for did not happen in time."""
 NOT_RUNNING: Final = 5
 """The daemon is not running, and the command needs it."""
+BAD_INPUT: Final = 65
+"""A manifest cannot be accepted: nothing was changed, and trying again cannot help."""
 INTERRUPTED: Final = 130
 """Ctrl-C."""
 
 EPILOG: Final = (
     "Exit codes: 0 done, 1 failed or (diff) different, 2 malformed command line, 3 not found, "
-    "4 waited too long, 5 the daemon is not running, 130 interrupted."
+    "4 waited too long, 5 the daemon is not running, 65 a manifest cannot be accepted, 130 interrupted."
 )
 
 
@@ -37,4 +39,6 @@ def exit_code(error: SlmError) -> int:
     """The exit code of an error."""
     if isinstance(error, CommandFailed):
         return error.code
+    if isinstance(error, InvalidManifest):
+        return BAD_INPUT
     return NOT_FOUND if isinstance(error, NotFound) else FAILURE

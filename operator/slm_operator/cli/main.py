@@ -26,7 +26,7 @@ def slm(_quiet: Quiet = False) -> None:
 
     Examples:
       slm run Qwen/Qwen3-0.6B "Why is the sky blue?"
-      slm apply -f examples/ && slm wait --for=condition=Ready slmsvc/chat
+      slm apply -k examples/demo && slm wait --for=condition=Ready slmsvc/demo --timeout 10m
       slm get slmmodels,quantjobs -o wide
 
     """

@@ -67,7 +67,7 @@ def _cell(column: PrinterColumn, manifest: Manifest, now: datetime) -> str:
     if column.type == "date":
         return format_age(value, now)
     if column.json_path == ".status.parameters" and isinstance(value, int):
-        return format_count(value)
+        return format_count(value) if value else ""
     return str(value)
 
 

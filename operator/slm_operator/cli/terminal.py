@@ -1,9 +1,17 @@
 """What is said to the user, and where: results on standard output, everything else on standard error."""
 
+import re
 import sys
 from typing import Annotated
 
 import typer
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out: a manifest or a model must not steer the terminal."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class Terminal:
@@ -28,7 +36,7 @@ class Terminal:
 
     def error(self, text: str) -> None:
         """Print why the command failed."""
-        sys.stderr.write(f"error: {text}\n")
+        sys.stderr.write(f"error: {printable(text)}\n")
 
     def draws(self) -> bool:
         """Whether progress bars make sense."""

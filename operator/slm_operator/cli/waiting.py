@@ -14,6 +14,7 @@ from slm_operator.cli.session import (
     Namespace,
     condition_of,
     display_name,
+    ensure_daemon,
     local_paths,
     namespace_of,
     open_cluster,
@@ -78,11 +79,18 @@ def describe_state(manifest: Manifest | None, goal: Goal) -> str:
 
 
 async def await_goal(cluster: SqliteCluster, key: ObjectKey, goal: Goal, deadline: float) -> None:
-    """Return once the goal is reached; raises NotFound when the object is absent, CommandFailed TIMEOUT."""
+    """Return once the goal is reached, starting the daemon if that is what it takes.
+
+    Raises NotFound when the object is absent, CommandFailed TIMEOUT or NOT_RUNNING.
+    """
+    started = False
     while True:
         manifest = await (require(cluster, key) if goal.condition else cluster.get(key))
         if is_reached(manifest, goal):
             return
+        if not started:
+            ensure_daemon()
+            started = True
         if asyncio.get_running_loop().time() >= deadline:
             hint = f"; {NO_DAEMON}" if running_pid(local_paths()) is None else ""
             state = describe_state(manifest, goal)

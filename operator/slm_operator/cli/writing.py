@@ -2,14 +2,16 @@
 
 import asyncio
 import difflib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
 from slm_operator.adapters.sqlite import SqliteCluster
-from slm_operator.cli.documents import Document, read_documents
+from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, TIMEOUT, USAGE, CommandFailed
+from slm_operator.cli.kustomization import add_kustomization
 from slm_operator.cli.session import (
     Namespace,
     display_name,
@@ -20,18 +22,35 @@ from slm_operator.cli.session import (
     require,
 )
 from slm_operator.cli.terminal import Quiet, terminal
-from slm_operator.errors import InvalidManifest
 from slm_operator.ports import Manifest, ObjectKey
 
 app = typer.Typer()
 Files = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("-f", "--filename", help="File, folder or - for standard input; may be given several times."),
 ]
+Kustomize = Annotated[
+    list[str] | None, typer.Option("-k", "--kustomize", help="Folder that holds a kustomization.yaml.")
+]
+Recursive = Annotated[bool, typer.Option("-R", "--recursive", help="Look into the subfolders of -f too.")]
 KEPT_METADATA = ("labels", "annotations")
 IMMUTABLE = {"SLMModel": "source", "QuantJob": "modelRef"}
 """The field of each kind that identifies its work."""
 POLL_SECONDS = 0.05
+
+
+def read_wanted(
+    files: list[str] | None, kustomizations: list[str] | None, namespace: str, *, recursive: bool
+) -> list[Document]:
+    """Objects of ``-f`` and ``-k``; raises CommandFailed USAGE when neither is given, InvalidManifest for faults."""
+    if not files and not kustomizations:
+        raise CommandFailed("Name manifests with -f FILE, or a kustomization with -k FOLDER.", USAGE)
+    reading = Reading(namespace)
+    for source in files or []:
+        reading.add_source(source, recursive=recursive)
+    for folder in kustomizations or []:
+        add_kustomization(reading, Path(folder))
+    return reading.finish([*(files or []), *(kustomizations or [])])
 
 
 def wanted_part(manifest: Manifest) -> Manifest:
@@ -65,7 +84,7 @@ async def apply_documents(cluster: SqliteCluster, documents: list[Document]) -> 
     found = [await cluster.get(document.key) for document in documents]
     faults = [fault for pair in zip(found, documents, strict=True) if (fault := check_immutable(*pair))]
     if faults:
-        raise InvalidManifest("nothing was changed, because:\n  " + "\n  ".join(faults))
+        raise refusal(faults)
     for before, document in zip(found, documents, strict=True):
         after = await cluster.apply(merge(before, document))
         terminal.say(f"{display_name(document.key)} {_verb(before, after)}")
@@ -79,20 +98,26 @@ def _verb(before: Manifest | None, after: Manifest) -> str:
 
 
 @app.command(epilog=EPILOG)
-def apply(filename: Files, namespace: Namespace = "", _quiet: Quiet = False) -> None:
+def apply(
+    filename: Files = None,
+    kustomize: Kustomize = None,
+    recursive: Recursive = False,
+    namespace: Namespace = "",
+    _quiet: Quiet = False,
+) -> None:
     """Create or update the objects of manifests.
 
     All manifests are validated before the first is written: either every one is applied or none.
 
     Examples:
       slm apply -f model.yaml -f service.yaml
-      slm apply -f examples/
+      slm apply -k examples/demo
       cat model.yaml | slm apply -f -
 
     """
 
     async def work() -> None:
-        documents = read_documents(filename, namespace_of(namespace))
+        documents = read_wanted(filename, kustomize, namespace_of(namespace), recursive=recursive)
         async with open_cluster() as cluster:
             await apply_documents(cluster, documents)
 
@@ -125,19 +150,21 @@ def _ordered(value: Any, like: Any) -> Any:
 
 
 @app.command(epilog=EPILOG)
-def diff(filename: Files, namespace: Namespace = "") -> None:
+def diff(
+    filename: Files = None, kustomize: Kustomize = None, recursive: Recursive = False, namespace: Namespace = ""
+) -> None:
     """Show what apply would change.
 
     Exits with 0 when nothing would change and with 1 when something would.
 
     Examples:
       slm diff -f model.yaml
-      slm diff -f examples/ || slm apply -f examples/
+      slm diff -k examples/demo || slm apply -k examples/demo
 
     """
 
     async def work() -> list[str]:
-        documents = read_documents(filename, namespace_of(namespace))
+        documents = read_wanted(filename, kustomize, namespace_of(namespace), recursive=recursive)
         async with open_cluster() as cluster:
             return [difference(await cluster.get(document.key), document) for document in documents]
 
@@ -159,9 +186,9 @@ async def await_gone(cluster: SqliteCluster, key: ObjectKey, deadline: float) ->
 @app.command(epilog=EPILOG)
 def delete(
     words: Annotated[list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False)] = None,
-    filename: Annotated[
-        list[str] | None, typer.Option("-f", "--filename", help="Delete what these files name.")
-    ] = None,
+    filename: Files = None,
+    kustomize: Kustomize = None,
+    recursive: Recursive = False,
     namespace: Namespace = "",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
@@ -175,13 +202,14 @@ def delete(
     Examples:
       slm delete slmsvc chat
       slm delete slmmodel/qwen quantjob/qwen-q4
-      slm delete -f examples/
+      slm delete -k examples/demo
 
     """
-    if bool(words) == bool(filename):
-        raise CommandFailed("Name objects as KIND NAME, or files with -f: one of the two.", USAGE)
+    if words and (filename or kustomize):
+        raise CommandFailed("Name objects as KIND NAME, or manifests with -f or -k: one of the two.", USAGE)
     place = namespace_of(namespace)
-    keys = parse_keys(words, place) if words else [item.key for item in read_documents(filename or [], place)]
+    keys = parse_keys(words, place) if words else []
+    keys = keys or [item.key for item in read_wanted(filename, kustomize, place, recursive=recursive)]
 
     async def work() -> None:
         async with open_cluster() as cluster:

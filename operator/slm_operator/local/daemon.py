@@ -4,22 +4,27 @@ SIGTERM ends the daemon and everything it runs; SIGINT ends the daemon alone, an
 """
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-from slm_operator.adapters.processes import ProcessKubelet
+from pydantic import ValidationError
+
+from slm_operator.adapters.kubelet import ProcessKubelet
 from slm_operator.adapters.sqlite import SqliteCluster
-from slm_operator.errors import DaemonRunning
+from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import build_controller, build_local_placement
+from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
+from slm_operator.reconcile.controller import Controller
 from slm_operator.settings import Settings
+
+RETRY_SECONDS = 1.0
+"""Wait before the database is watched anew after it could not be reached."""
 
 log = logging.getLogger("slm_operator.local")
 
@@ -40,45 +45,42 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-@contextlib.contextmanager
-def hold_lock(paths: LocalPaths) -> Iterator[None]:
-    """Hold the state folder; raises DaemonRunning with the process that holds it already."""
-    paths.lock.parent.mkdir(parents=True, exist_ok=True)
-    with paths.lock.open("a+") as file:
+async def reconcile_forever(build: Callable[[], Controller]) -> None:
+    """Run a controller; a new one takes over when the database could not be read, as it rebuilds all it knows."""
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            message = (
-                f"Another daemon (process {holder}) holds {paths.lock.parent}: "
-                "stop it with `slm down`, or use another folder with SLM_STATE_HOME."
-            )
-            raise DaemonRunning(message) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+            await build().run()
+        except* ClusterUnavailable as group:
+            log.warning("the controller starts anew", extra={"error": str(group.exceptions[0])})
+        await asyncio.sleep(RETRY_SECONDS)
 
 
-async def serve(paths: LocalPaths, settings: Settings) -> None:
-    """Reconcile and run processes until a signal arrives."""
+async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], None]) -> None:
+    """Reconcile and run processes until a signal arrives; ``announce`` is called once signals are heeded."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[int] = loop.create_future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stopping, number)
     cluster = SqliteCluster(paths.database)
     kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
-    controller = build_controller(cluster, build_local_placement(settings, str(paths.store)))
-    stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, number)
-    work = [asyncio.create_task(kubelet.run()), asyncio.create_task(controller.run())]
+    placement = build_local_placement(settings, str(paths.store))
+    work = [
+        asyncio.create_task(kubelet.run()),
+        asyncio.create_task(reconcile_forever(lambda: build_controller(cluster, placement))),
+    ]
+    tasks: list[asyncio.Future[Any]] = [stopping, *work]
+    announce()
     log.info("daemon is up")
-    done, _ = await asyncio.wait([stopping, *work], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    broken = [task for task in work if task.done()]
     for task in work:
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)
-    if stopping in done and stopping.result() == signal.SIGTERM:
+    if stopping.done() and stopping.result() == signal.SIGTERM:
         await kubelet.stop_all()
+    cluster.close()
     log.info("daemon is down")
-    for task in done - {stopping}:
+    for task in broken:
         task.result()
 
 
@@ -88,18 +90,21 @@ def _stop(stopping: "asyncio.Future[int]", number: int) -> None:
 
 
 def main() -> int:
-    """Run until told to stop; exit code 5 when another daemon holds the state folder."""
+    """Run until told to stop; the exit code says why it could not start."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    settings = Settings()
-    paths = LocalPaths.of(settings)
     try:
-        with hold_lock(paths):
-            asyncio.run(serve(paths, settings))
+        settings = Settings()
+        paths = LocalPaths.of(settings)
+        with hold_lock(paths) as announce:
+            asyncio.run(serve(paths, settings, announce))
     except DaemonRunning as error:
         sys.stderr.write(f"{error}\n")
-        return 5
+        return EXIT_RUNNING
+    except (ValidationError, SlmError, OSError) as error:
+        sys.stderr.write(f"The daemon cannot start: {error}\n")
+        return EXIT_MALFORMED
     return 0
 
 

@@ -10,33 +10,49 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from slm_operator.errors import ClusterUnavailable, DaemonRunning
 from slm_operator.local.paths import LocalPaths
 
 DAEMON_COMMAND = (sys.executable, "-m", "slm_operator.local.daemon")
+EXIT_RUNNING: Final = 5
+"""The daemon's exit code when another one holds the state folder."""
+EXIT_MALFORMED: Final = 2
+"""The daemon's exit code when its settings or folders cannot be used."""
 POLL_SECONDS = 0.05
 PROBE_PATIENCE_SECONDS = 1.0
 """How long a starting daemon waits for the lock: `slm status` holds it shared for microseconds."""
 SHOWN_LOG_BYTES = 2000
+MAX_LOG_BYTES = 10 << 20
+"""Size above which the daemon's log is put aside at the next start; one older log is kept."""
+READY = "ready"
+"""Second word of the lock file once the daemon heeds signals and works on objects."""
 
 
 @contextlib.contextmanager
-def hold_lock(paths: LocalPaths) -> Iterator[None]:
-    """Be the only daemon of this state folder; raises DaemonRunning. The process id is written once held."""
+def hold_lock(paths: LocalPaths) -> Iterator[Callable[[], None]]:
+    """Be the only daemon of this state folder; raises DaemonRunning. The value announces that it works."""
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with paths.lock.open("a+", encoding="ascii") as file:
         deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
         while not _try_lock(file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 pid = running_pid(paths)
-                raise DaemonRunning(f"Another daemon (process {pid}) holds {paths.state}: stop it with `slm down`.")
+                raise DaemonRunning(
+                    f"Another daemon (process {pid}) holds {paths.state}: stop it with `slm down`, "
+                    "or use another folder with SLM_STATE_HOME."
+                )
             time.sleep(POLL_SECONDS)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+
+        def write(*words: object) -> None:
+            file.truncate(0)
+            file.write(" ".join(map(str, words)))
+            file.flush()
+
+        write(os.getpid())
+        yield lambda: write(os.getpid(), READY)
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:
@@ -47,43 +63,64 @@ def _try_lock(descriptor: int, mode: int) -> bool:
     return True
 
 
-def running_pid(paths: LocalPaths) -> int | None:
-    """Process id of the running daemon; None when nobody holds the lock; 0 while it is just starting."""
+def _read_lock(paths: LocalPaths) -> list[str] | None:
+    """Words of the lock file while somebody holds it, else None."""
     try:
         with paths.lock.open(encoding="ascii") as file:
-            if _try_lock(file.fileno(), fcntl.LOCK_SH):
-                return None
-            text = file.read().strip()
+            return None if _try_lock(file.fileno(), fcntl.LOCK_SH) else file.read().split()
     except FileNotFoundError:
         return None
-    return int(text) if text.isdigit() else 0
+
+
+def running_pid(paths: LocalPaths) -> int | None:
+    """Process id of the running daemon; None when nobody holds the lock; 0 while it is just starting."""
+    words = _read_lock(paths)
+    if words is None:
+        return None
+    return int(words[0]) if words and words[0].isdigit() else 0
+
+
+def _ready_pid(paths: LocalPaths) -> int | None:
+    """Process id of the daemon once it works."""
+    words = _read_lock(paths) or []
+    return int(words[0]) if words[1:] == [READY] else None
 
 
 def start_daemon(paths: LocalPaths, timeout_seconds: float) -> int:
-    """Start the daemon detached and return its process id once it holds the lock.
+    """Make sure that a daemon works on the objects and return its process id; starts one, detached, if need be.
 
-    Raises DaemonRunning when there is one already, ClusterUnavailable when it ends or does not come up in time.
+    Raises ClusterUnavailable when it ends or does not come up in time.
     """
-    if (pid := running_pid(paths)) is not None:
-        raise DaemonRunning(f"The daemon is running already (process {pid}).")
-    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with paths.daemon_log.open("ab") as log:
-        child = subprocess.Popen(
-            DAEMON_COMMAND, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=paths.state
-        )
+    child = None if running_pid(paths) is not None else _spawn(paths)
     deadline = time.monotonic() + timeout_seconds
-    while not (pid := running_pid(paths)):
-        if (code := child.poll()) is not None:
-            raise ClusterUnavailable(f"The daemon ended with exit code {code}: {_log_tail(paths)}")
+    while (pid := _ready_pid(paths)) is None:
+        # Of two daemons started at the same time one ends at once: the other is as good.
+        if child and child.poll() not in (None, EXIT_RUNNING):
+            raise ClusterUnavailable(f"The daemon ended with exit code {child.returncode}: {_log_tail(paths)}")
         if time.monotonic() > deadline:
-            child.terminate()
+            if child:
+                child.terminate()
             raise ClusterUnavailable(f"The daemon did not start in {timeout_seconds:.0f} s: {_log_tail(paths)}")
         time.sleep(POLL_SECONDS)
     return pid
 
 
+def _spawn(paths: LocalPaths) -> "subprocess.Popen[bytes]":
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileNotFoundError):
+        if paths.daemon_log.stat().st_size > MAX_LOG_BYTES:
+            paths.daemon_log.replace(paths.daemon_log.with_suffix(".log.1"))
+    with paths.daemon_log.open("ab") as log:
+        return subprocess.Popen(
+            DAEMON_COMMAND, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=paths.state
+        )
+
+
 def _log_tail(paths: LocalPaths) -> str:
-    text = paths.daemon_log.read_bytes()[-SHOWN_LOG_BYTES:].decode(errors="replace").strip()
+    try:
+        text = paths.daemon_log.read_bytes()[-SHOWN_LOG_BYTES:].decode(errors="replace").strip()
+    except FileNotFoundError:
+        text = ""
     last = text.splitlines()[-1] if text else "it printed nothing"
     return f"{last} (the whole log: {paths.daemon_log})"
 
@@ -93,12 +130,13 @@ def stop_daemon(paths: LocalPaths, *, keep_engines: bool, timeout_seconds: float
 
     Raises ClusterUnavailable when it does not end in time.
     """
-    pid = running_pid(paths)
+    deadline = time.monotonic() + timeout_seconds
+    while (pid := running_pid(paths)) == 0 and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     if not pid:
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGINT if keep_engines else signal.SIGTERM)
-    deadline = time.monotonic() + timeout_seconds
     while running_pid(paths) == pid:
         if time.monotonic() > deadline:
             raise ClusterUnavailable(f"The daemon (process {pid}) did not stop in {timeout_seconds:.0f} s.")

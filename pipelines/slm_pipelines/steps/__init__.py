@@ -1,0 +1,1 @@
+"""The steps: one module each, ``run(spec, reporter) -> result``."""
