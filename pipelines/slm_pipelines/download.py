@@ -75,7 +75,7 @@ class Partial:
 
     def close(self, *, remove: bool) -> None:
         """Give the folder back; ``remove`` once its content is in the store."""
-        if remove:
+        if remove and self._handles:
             shutil.rmtree(self.folder, ignore_errors=True)
         for handle in self._handles:
             os.close(handle)

@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from time import sleep
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -30,12 +30,11 @@ READ_BYTES = 1 << 18
 class Hub:
     """One repository at one revision; safe to use from several threads."""
 
-    def __init__(self, source: HuggingFace, allowed: list[str], sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, source: HuggingFace, allowed: list[str]) -> None:
         self.endpoint = (source.endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT).rstrip("/")
         self.repo = source.repo
         self.revision = source.revision
         self._token = os.environ.get("HF_TOKEN", "")
-        self._sleep = sleep
         self._client = build_client(allowed, CONNECTIONS)
         if urlsplit(self.endpoint).scheme not in {"http", "https"}:
             message = (
@@ -107,7 +106,7 @@ class Hub:
                 problem = Retryable(Reason.SOURCE_UNAVAILABLE, message)
             if attempt + 1 == ATTEMPTS or wait > MAX_WAIT_SECONDS:
                 break
-            self._sleep(wait)
+            sleep(wait)
         raise problem
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> httpx.Response:

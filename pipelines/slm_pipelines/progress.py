@@ -26,7 +26,8 @@ class Reporter:
         if now - self._last < MIN_INTERVAL_SECONDS and done != total:
             return
         self._last = now
-        line = Progress(step=self._step, message=message, done=done, total=total, unit=unit).model_dump_json(by_alias=True)
+        progress = Progress(step=self._step, message=message, done=done, total=total, unit=unit)
+        line = progress.model_dump_json(by_alias=True)
         if line != self._said:
             self._said = line
             sys.stdout.write(line + "\n")

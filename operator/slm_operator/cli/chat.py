@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from slm_operator.cli.exits import CommandFailed
-from slm_operator.cli.terminal import terminal
+from slm_operator.cli.terminal import printable, terminal
 
 CONNECT_SECONDS = 10.0
 FAREWELLS = frozenset({"/bye", "/exit", "/quit"})
@@ -89,8 +89,10 @@ def _refusal(reply: httpx.Response) -> str:
 
 def print_answer(chat: Chat, prompt: str) -> None:
     """Print an answer piece by piece."""
+    # What a model makes up must not steer the terminal; a file or a pipe gets it as it is.
+    clean = printable if sys.stdout.isatty() else str
     for piece in chat.ask(prompt):
-        sys.stdout.write(piece)
+        sys.stdout.write(clean(piece))
         sys.stdout.flush()
     terminal.result("")
 

@@ -28,10 +28,13 @@ LOW_DISK_BYTES = 10 << 30
 LOW_MEMORY_BYTES = 2 << 30
 """A 1.5B model in Q4_K_M with a context of 4,096 tokens needs about 1.5 GiB."""
 OLDEST_PYTHON = (3, 11)
-PROGRAMS = ("llama-server", "llama-quantize", "llama-perplexity", "llama-bench")
+PROGRAMS = ("llama-server", "llama-quantize", "llama-perplexity", "llama-tokenize", "llama-bench")
 INSTALL = f"{sys.executable} -m slm_pipelines.tools.llama_cpp"
 PUBLIC_HUB = "the public Hugging Face hub"
 VERSION_TIMEOUT_SECONDS = 20
+CPU_INFO = Path("/proc/cpuinfo")
+VECTOR_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+"""Flags of x86-64 and AArch64 for which llama.cpp has a back end of its own."""
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
@@ -58,7 +61,10 @@ def check_engine(settings: Settings) -> Finding:
             return _check_version(folder, origin)
         if settings.llama_cpp:
             return Finding("fail", "llama.cpp", f"SLM_LLAMA_CPP names {folder}, which lacks {', '.join(missing)}")
-    return Finding("warn", "llama.cpp", f"not found; install it with: {INSTALL}")
+    if shutil.which("apt-get") is None:
+        text = f"not found, nor apt-get to install it: set SLM_LLAMA_CPP to a folder with {', '.join(PROGRAMS)}"
+        return Finding("fail", "llama.cpp", text)
+    return Finding("warn", "llama.cpp", f"not found; the first step that needs it installs it, as does: {INSTALL}")
 
 
 def engine_folders(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -120,6 +126,33 @@ def check_cpus(_: Settings) -> Finding:
     return Finding("ok", "cpus", f"{text}, no quota")
 
 
+def check_features(_: Settings) -> Finding:
+    """Which vector instructions speed up the engine."""
+    try:
+        flags = set(re.findall(r"\w+", CPU_INFO.read_text()))
+    except OSError:
+        return Finding("ok", "features", "unknown; the engine finds out by itself")
+    found = [name for name in VECTOR_FEATURES if name in flags]
+    if not found:
+        return Finding("warn", "features", f"none of {', '.join(VECTOR_FEATURES)}: answers will be slow")
+    return Finding("ok", "features", ", ".join(found))
+
+
+def check_gpu(_: Settings) -> Finding:
+    """Whether there is a GPU; the engine that is installed here uses CPUs."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("ok", "gpu", "none found; engines use CPUs")
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return Finding("warn", "gpu", "nvidia-smi does not answer: see whether the driver is loaded; engines use CPUs")
+    if done.returncode:
+        return Finding("warn", "gpu", f"nvidia-smi failed: {done.stdout.strip()[-200:]}; engines use CPUs")
+    names = "; ".join(done.stdout.strip().splitlines())
+    return Finding("ok", "gpu", f"{names}; used only by a llama.cpp built for it (SLM_LLAMA_CPP)")
+
+
 def read_cpu_quota(cgroup: Path) -> float | None:
     """CPUs that the cgroup (version 2, or 1 below ``cpu``) allows; None without a limit."""
     try:
@@ -165,6 +198,8 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_disk,
     check_memory,
     check_cpus,
+    check_features,
+    check_gpu,
     check_state,
     check_daemon,
     check_hub,

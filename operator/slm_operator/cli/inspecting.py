@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.human import format_age
 from slm_operator.cli.session import Namespace, namespace_of, open_cluster, parse_keys, require
@@ -58,7 +59,7 @@ def render_events(events: Sequence[EventRow], now: datetime) -> str:
 
 @app.command(epilog=EPILOG)
 def describe(
-    words: Annotated[list[str], typer.Argument(metavar="KIND NAME...")],
+    words: Annotated[list[str], typer.Argument(metavar="KIND NAME...", autocompletion=complete_objects)],
     namespace: Namespace = "",
 ) -> None:
     """Show everything about an object: status, conditions, events.
@@ -82,7 +83,9 @@ def describe(
 
 @app.command(epilog=EPILOG)
 def events(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME]", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KIND NAME]", show_default=False, autocompletion=complete_objects)
+    ] = None,
     namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of every namespace.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.completing import complete_target
 from slm_operator.cli.exits import EPILOG, NOT_FOUND, USAGE, CommandFailed
 from slm_operator.cli.session import (
     Namespace,
@@ -55,7 +56,7 @@ def _version(pod: Manifest) -> int:
 
 @app.command(epilog=EPILOG)
 def logs(
-    target: Annotated[str, typer.Argument(metavar="KIND/NAME|POD")],
+    target: Annotated[str, typer.Argument(metavar="KIND/NAME|POD", autocompletion=complete_target)],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,
     tail: Annotated[int, typer.Option(help="Only that many last lines; -1 for all.")] = -1,
     namespace: Namespace = "",

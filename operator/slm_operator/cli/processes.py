@@ -26,13 +26,19 @@ class Usage:
     """What a process and its descendants use."""
 
     memory_bytes: int
-    uptime_seconds: float
+    age_seconds: float
 
 
-def measure(pid: int) -> Usage | None:
-    """Resident memory and age of a process group; None when it has ended."""
+SAME_START_SECONDS = 1.0
+"""Two readings of one process's start time differ by less; a process id that was given anew differs by more."""
+
+
+def measure(record: ProcessRecord) -> Usage | None:
+    """Resident memory and age of a process and its descendants; None when it has ended."""
     try:
-        leader = psutil.Process(pid)
+        leader = psutil.Process(record.pid)
+        if abs(leader.create_time() - record.created) > SAME_START_SECONDS:
+            return None
         family = [leader, *leader.children(recursive=True)]
         memory = sum(_resident(member) for member in family)
         return Usage(memory, time.time() - leader.create_time())
@@ -49,7 +55,7 @@ def _resident(process: psutil.Process) -> int:
 
 def build_row(pod: Manifest, record: ProcessRecord) -> list[str] | None:
     """Cells of one running pod; None when its process has ended."""
-    usage = measure(record.pid)
+    usage = measure(record)
     if usage is None:
         return None
     labels = pod["metadata"].get("labels", {})
@@ -61,7 +67,7 @@ def build_row(pod: Manifest, record: ProcessRecord) -> list[str] | None:
         str(record.pid),
         str(record.port or ""),
         format_bytes(usage.memory_bytes),
-        format_duration(usage.uptime_seconds),
+        format_duration(usage.age_seconds),
     ]
 
 
@@ -91,6 +97,6 @@ def ps(
     pods = [pod for pod in asyncio.run(work()) if pod["metadata"]["uid"] in records]
     rows = [row for pod in pods if (row := build_row(pod, records[pod["metadata"]["uid"]]))]
     if rows:
-        terminal.result(render_rows([["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "UPTIME"], *rows]))
+        terminal.result(render_rows([["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "AGE"], *rows]))
     else:
         terminal.hint("nothing is running")

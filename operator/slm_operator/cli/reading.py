@@ -11,6 +11,7 @@ import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli import tables
+from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, USAGE, CommandFailed
 from slm_operator.cli.session import (
     Namespace,
@@ -26,6 +27,8 @@ from slm_operator.cli.writing import render_yaml
 from slm_operator.ports import Manifest, ObjectKey
 
 app = typer.Typer()
+ORDER = ("apiVersion", "kind", "metadata", "spec", "status")
+"""How manifests are written by hand."""
 
 
 class Output(StrEnum):
@@ -48,7 +51,8 @@ def render(items: Sequence[Manifest], output: Output, *, single: bool, with_name
     if output is Output.NAME:
         return "\n".join(display_name(key_of(item)) for item in items)
     if output in (Output.JSON, Output.YAML):
-        value: Any = items[0] if single else {"apiVersion": "v1", "kind": "List", "items": list(items)}
+        ordered = [{name: item[name] for name in ORDER if name in item} | item for item in items]
+        value: Any = ordered[0] if single else {"apiVersion": "v1", "kind": "List", "items": ordered}
         return json.dumps(value, indent=2, ensure_ascii=False) if output is Output.JSON else render_yaml(value).rstrip()
     kinds = dict.fromkeys(item["kind"] for item in items)
     groups = [[item for item in items if item["kind"] == kind] for kind in kinds]
@@ -59,7 +63,7 @@ def render(items: Sequence[Manifest], output: Output, *, single: bool, with_name
 
 @app.command(epilog=EPILOG)
 def get(
-    words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]")],
+    words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]", autocompletion=complete_objects)],
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")] = Output.TABLE,
     namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="In every namespace.")] = False,

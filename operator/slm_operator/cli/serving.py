@@ -8,6 +8,7 @@ import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.chat import Chat, converse, print_answer
+from slm_operator.cli.completing import complete_service
 from slm_operator.cli.documents import Document
 from slm_operator.cli.exits import EPILOG, CommandFailed
 from slm_operator.cli.naming import ModelRequest, build_model, build_quant_job, build_service, derive_name, parse_model
@@ -156,7 +157,7 @@ async def _serve(model: str, variant: str, namespace: str, timeout_seconds: floa
 
 @app.command(epilog=EPILOG)
 def stop(
-    name: Annotated[str, typer.Argument(help="InferenceService.")],
+    name: Annotated[str, typer.Argument(help="InferenceService.", autocompletion=complete_service)],
     namespace: Namespace = "",
     _quiet: Quiet = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 import yaml
 
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, TIMEOUT, USAGE, CommandFailed
 from slm_operator.cli.kustomization import add_kustomization
@@ -185,7 +186,9 @@ async def await_gone(cluster: SqliteCluster, key: ObjectKey, deadline: float) ->
 
 @app.command(epilog=EPILOG)
 def delete(
-    words: Annotated[list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False, autocompletion=complete_objects)
+    ] = None,
     filename: Files = None,
     kustomize: Kustomize = None,
     recursive: Recursive = False,

@@ -82,8 +82,13 @@ class _Acquisition:
         with ExitStack() as stack:
             partials = {}
             for key in sorted(wanted.keys() - digests.keys()):  # One order for everybody, or two runs could deadlock.
-                partials[key] = Partial.open(wanted[key], self._store.partial_folder(key), self._wait)
-                stack.callback(partials[key].close, remove=False)
+                partial = Partial.open(wanted[key], self._store.partial_folder(key), self._wait)
+                stack.callback(partial.close, remove=False)
+                if self._store.has(partial.file.digest):  # Whoever held the lock before us brought it.
+                    partial.close(remove=True)
+                    digests[key] = partial.file.digest
+                else:
+                    partials[key] = partial
             left = sum(end - begin for partial in partials.values() for begin, end in partial.ranges())
             self._present = self._total - left
             self._store.require_space(left, f"Fetching {_name(self._spec.source)}")
