@@ -88,8 +88,12 @@ class EvaluateResult(Message):
     perplexity: float
     kl_divergence: float | None = None
     """Mean KL divergence of the next-token distribution from the baseline's, nats."""
+    kl_divergence_p99: float | None = None
+    """What 99 of 100 positions stay below, nats."""
     top_one_agreement: float | None = None
     """0 to 1."""
+    text: Digest = ""
+    """Digest of the evaluation text."""
     chunks: int
     cached: bool
     tool: str
@@ -101,6 +105,9 @@ class BenchmarkResult(Message):
     step: Literal["benchmark"] = "benchmark"
     prompt_tokens_per_second: float
     generate_tokens_per_second: float
+    prompt_tokens_per_second_error: float | None = None
+    """Standard deviation between repetitions."""
+    generate_tokens_per_second_error: float | None = None
     threads: int
     cached: bool
     tool: str

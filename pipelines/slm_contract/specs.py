@@ -1,6 +1,6 @@
 """What each step is asked to do: one spec per step, given as JSON."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -148,13 +148,57 @@ class VariantReport(Message):
     size_bytes: int = 0
     perplexity: float | None = None
     kl_divergence: float | None = None
+    """Mean, nats per token."""
+    kl_divergence_p99: float | None = None
+    """What 99 of 100 positions stay below, nats."""
     top_one_agreement: float | None = None
     """Share of positions, 0 to 1, where the variant's most likely token is the original's."""
     prompt_tokens_per_second: float | None = None
+    prompt_tokens_per_second_error: float | None = None
+    """Standard deviation between repetitions; None when it is not known."""
     generate_tokens_per_second: float | None = None
+    generate_tokens_per_second_error: float | None = None
     gate_passed: bool | None = None
     reason: str = ""
     message: str = ""
+
+
+class ModelOrigin(Message):
+    """The source model, as resolve found it; what is empty or 0 is not known."""
+
+    source: str = ""
+    """Repository as ``owner/name``, or a path."""
+    revision: str = ""
+    """Commit; for a path the identity of its content."""
+    license: str = ""
+    architecture: str = ""
+    parameters: int = 0
+    context_length: int = 0
+    """Tokens."""
+
+
+class GateBounds(Message):
+    """The bounds that variants were judged by; None is not checked."""
+
+    max_kl_divergence: float | None = None
+    max_perplexity_increase: float | None = None
+    """Relative: 0.02 is two percent."""
+    min_top_one_agreement: float | None = None
+
+
+class Method(Message):
+    """How loss and speed were measured; what is empty or 0 is not known or was not measured."""
+
+    text: Digest = ""
+    """Digest of the evaluation text."""
+    context_size: int = 0
+    """Tokens per chunk."""
+    chunks: int = 0
+    """Chunks that were measured."""
+    prompt_tokens: int = 0
+    generate_tokens: int = 0
+    repetitions: int = 0
+    threads: int = 0
 
 
 class ReportSpec(Message):
@@ -172,6 +216,11 @@ class ReportSpec(Message):
     selection_message: str = ""
     tool: str = ""
     """Engine and version that made and measured the variants."""
+    origin: ModelOrigin = ModelOrigin()
+    gate: GateBounds = GateBounds()
+    method: Method = Method()
+    manifests: list[dict[str, Any]] = Field(default_factory=list)
+    """The SLMModel, pinned to its commit, and the QuantJob: applied again, they measure the same again."""
     store: str
 
 

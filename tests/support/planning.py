@@ -223,6 +223,19 @@ class World:
             "status": {"containerStatuses": [{"state": {"terminated": {"message": message}}}]},
         }
 
+    def report_engine(self, container: Manifest) -> None:
+        """Let an engine pod of the service ``s`` say this about its container."""
+        labels = {LABEL_KIND: "InferenceService", LABEL_NAME: "s", LABEL_STEP: "serve"}
+        self.objects[ObjectKey("Pod", "default", "s-0")] = {
+            "kind": "Pod",
+            "metadata": {"name": "s-0", "namespace": "default", "labels": labels},
+            "status": {"containerStatuses": [container]},
+        }
+
+    def report_address(self, status: Manifest) -> None:
+        """Let the Service object of the service ``s`` say this about its address."""
+        self.objects[ObjectKey("Service", "default", "s")]["status"] = status
+
     def settle(self, answers: Callable[[str], StepAnswer] | Mapping[str, StepAnswer], limit: int = 200) -> None:
         """Plan, execute and finish Jobs until nothing changes any more."""
         for _ in range(limit):

@@ -23,14 +23,22 @@ class DeploymentRunner:
 
     async def reconcile(self, deployment: Manifest, pods: Sequence[Manifest]) -> float | None:
         """One step towards the spec, with the pods it owns; returns seconds until it must be looked at again."""
-        meta, digest = deployment["metadata"], template_hash(deployment)
+        digest = template_hash(deployment)
         create, doomed = plan_rollout(deployment["spec"], digest, pods)
         for pod in doomed:
             await self._cluster.delete(ObjectKey("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
         made = [await self._cluster.apply(_build_pod(deployment, digest)) for _ in range(create)]
         gone = {pod["metadata"]["uid"] for pod in doomed}
         left = [pod for pod in pods if pod["metadata"]["uid"] not in gone]
-        status, wait = build_status(deployment, digest, [*left, *made])
+        return await self._report(deployment, digest, [*left, *made])
+
+    async def report_stopped(self, deployment: Manifest) -> None:
+        """Write that nothing of it runs, as the kubelet itself stops."""
+        await self._report(deployment, template_hash(deployment), [])
+
+    async def _report(self, deployment: Manifest, digest: str, pods: Sequence[Manifest]) -> float | None:
+        meta = deployment["metadata"]
+        status, wait = build_status(deployment, digest, pods)
         await self._cluster.update_status(ObjectKey("Deployment", meta["namespace"], meta["name"]), status)
         return wait
 

@@ -51,6 +51,8 @@ class ProcessKubelet:
         self._pods = PodRunner(cluster, self._table, folders, self._services.drain)
         self._jobs = JobRunner(cluster, self._settings.job_backoff_base_seconds)
         self._deployments = DeploymentRunner(cluster)
+        self.synced = asyncio.Event()
+        """Set once statuses say what runs now, not what ran when an earlier kubelet ended."""
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._waits: list[float] = []
@@ -80,6 +82,9 @@ class ProcessKubelet:
             if not is_final(pod):
                 await self._cluster.delete(ObjectKey("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
         await self._pods.end_all()
+        for deployment in await self._cluster.list("Deployment"):
+            with contextlib.suppress(Conflict):
+                await self._deployments.report_stopped(deployment)
 
     async def _loop(self) -> None:
         await self._pods.clean()
@@ -89,6 +94,7 @@ class ProcessKubelet:
             while True:
                 self._wake.clear()
                 wait = await self._sync()
+                self.synced.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), wait)
 

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from slm_operator.adapters import processes
-from slm_operator.adapters.pod_status import is_final
+from slm_operator.adapters.pod_status import condition, is_final, is_ready
 from slm_operator.adapters.pod_worker import Folders, PodWorker
 from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
-from slm_operator.ports import Cluster, Manifest
+from slm_operator.ports import Cluster, Manifest, ObjectKey
 
 LOG = logging.getLogger(__name__)
 Drain = Callable[[int, float], Awaitable[None]]
@@ -24,10 +24,16 @@ class PodRunner:
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
     async def clean(self) -> None:
-        """At start: kill what carries our mark but is recorded nowhere."""
+        """At start: kill what carries our mark but is recorded nowhere; nothing is ready until it answers again."""
         killed = processes.kill_orphans(self._folders.state, {record.pod_uid for record in self._table.all()})
         if killed:
             LOG.warning("killed %d processes that an earlier daemon left unrecorded", killed)
+
+        for pod in await self._cluster.list("Pod"):
+            if is_ready(pod) and not is_final(pod):
+                key = ObjectKey("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                unready = condition(pod["status"], "Ready", met=False, reason="ContainersNotReady")
+                await self._cluster.update_status(key, {**pod["status"], "conditions": [unready]})
 
     def sync(self, pods: Sequence[Manifest]) -> None:
         """Start workers for new pods, end those of deleted ones."""

@@ -79,7 +79,7 @@ def check_expansion(value: Any) -> None:
 
 
 def parse_documents(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Documents with their numbers from 1, empty ones left out; raises InvalidManifest at the first broken one."""
+    """Documents, None for empty ones, with their numbers from 1; raises InvalidManifest at the first broken one."""
     if len(data) > MAX_FILE_BYTES:
         raise InvalidManifest(f"it is larger than {MAX_FILE_BYTES >> 20} MiB, which no manifest needs; is it a model?")
     try:
@@ -92,8 +92,7 @@ def parse_documents(data: bytes) -> Iterator[tuple[int, Any]]:
     try:
         for number, value in enumerate(yaml.load_all(text, BoundedLoader), start=1):
             check_expansion(value)
-            if value is not None:
-                yield number, value
+            yield number, value
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidManifest(f"it is not YAML: {_describe(error)}") from error
 

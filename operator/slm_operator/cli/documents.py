@@ -72,7 +72,8 @@ class Reading:
         number = 0
         try:
             for number, value in parse_documents(data):
-                self._add_value(f"{place} (document {number})", value)
+                if value is not None:
+                    self._add_value(f"{place} (document {number})", value)
         except InvalidManifest as error:
             self._add_fault(f"{place} (document {number + 1})", error)
 

@@ -41,7 +41,7 @@ def add_kustomization(reading: Reading, folder: Path, above: tuple[Path, ...] = 
 
 def _read(file: Path) -> Manifest:
     with file.open("rb") as stream:
-        values = [value for _, value in parse_documents(stream.read(MAX_FILE_BYTES + 1))]
+        values = [value for _, value in parse_documents(stream.read(MAX_FILE_BYTES + 1)) if value is not None]
     if len(values) != 1 or not isinstance(values[0], dict):
         raise InvalidManifest("a kustomization is one mapping with resources")
     return values[0]

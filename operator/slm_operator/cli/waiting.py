@@ -80,18 +80,11 @@ def describe_state(manifest: Manifest | None, goal: Goal) -> str:
 
 
 async def await_goal(cluster: SqliteCluster, key: ObjectKey, goal: Goal, deadline: float) -> None:
-    """Return once the goal is reached, starting the daemon if that is what it takes.
-
-    Raises NotFound when the object is absent, CommandFailed TIMEOUT or NOT_RUNNING.
-    """
-    started = False
+    """Return once the goal is reached; raises NotFound when the object is absent, CommandFailed TIMEOUT."""
     while True:
         manifest = await (require(cluster, key) if goal.condition else cluster.get(key))
         if is_reached(manifest, goal):
             return
-        if not started:
-            ensure_daemon()
-            started = True
         if asyncio.get_running_loop().time() >= deadline:
             hint = f"; {NO_DAEMON}" if running_pid(local_paths()) is None else ""
             state = describe_state(manifest, goal)
@@ -109,6 +102,8 @@ def wait(
 ) -> None:
     """Wait until a condition holds or an object is gone.
 
+    Starts the daemon when it is not running: without it nothing happens, and statuses are of the past.
+
     Examples:
       slm wait --for=condition=Ready slmsvc/qwen --timeout 10m
       slm wait --for=condition=Succeeded qj/one qj/two --timeout 1h
@@ -121,6 +116,11 @@ def wait(
 
     async def work() -> None:
         async with open_cluster() as cluster:
+            if goal.condition:
+                for key in keys:
+                    await require(cluster, key)
+                # Without a daemon a status only tells how things once were.
+                ensure_daemon()
             deadline = asyncio.get_running_loop().time() + seconds
             for key in keys:
                 await await_goal(cluster, key, goal, deadline)

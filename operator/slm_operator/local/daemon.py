@@ -15,12 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from slm_operator.adapters.kubelet import ProcessKubelet
-from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.adapters.sqlite import SqliteCluster, key_of
+from slm_operator.api.registry import KINDS
 from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
-from slm_operator.factory import build_controller, build_local_placement
+from slm_operator.factory import SystemClock, build_controller, build_local_placement
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
 from slm_operator.reconcile.controller import Controller
+from slm_operator.reconcile.reconciler import Reconciler
 from slm_operator.settings import Settings
 
 RETRY_SECONDS = 1.0
@@ -55,8 +57,22 @@ async def reconcile_forever(build: Callable[[], Controller]) -> None:
         await asyncio.sleep(RETRY_SECONDS)
 
 
+async def reconcile_once(cluster: SqliteCluster, reconciler: Reconciler) -> None:
+    """Bring every status up to date, what others are made of first."""
+    for kind in KINDS:
+        for manifest in await cluster.list(kind):
+            key = key_of(manifest)
+            try:
+                await reconciler.reconcile(key)
+            except SlmError as error:
+                log.warning("reconcile failed", extra={"object": str(key), "error": str(error)})
+            except Exception:
+                # One object that trips over a bug must not keep the daemon from starting.
+                log.exception("reconcile hit a bug", extra={"object": str(key)})
+
+
 async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], None]) -> None:
-    """Reconcile and run processes until a signal arrives; ``announce`` is called once signals are heeded."""
+    """Reconcile and run processes until a signal arrives; ``announce`` is called once statuses are true."""
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[int] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,13 +80,18 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
     cluster = SqliteCluster(paths.database)
     kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
     placement = build_local_placement(settings, str(paths.store))
-    work = [
-        asyncio.create_task(kubelet.run()),
-        asyncio.create_task(reconcile_forever(lambda: build_controller(cluster, placement))),
-    ]
+    reconciler = Reconciler(cluster, SystemClock(), placement)
+
+    async def control() -> None:
+        # Announced only when statuses are true: a service that was Ready before a reboot is not Ready now.
+        await kubelet.synced.wait()
+        await reconcile_once(cluster, reconciler)
+        announce()
+        log.info("daemon is up")
+        await reconcile_forever(lambda: build_controller(cluster, placement))
+
+    work = [asyncio.create_task(kubelet.run()), asyncio.create_task(control())]
     tasks: list[asyncio.Future[Any]] = [stopping, *work]
-    announce()
-    log.info("daemon is up")
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in work if task.done()]
     for task in work:
@@ -78,6 +99,7 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
     await asyncio.gather(*work, return_exceptions=True)
     if stopping.done() and stopping.result() == signal.SIGTERM:
         await kubelet.stop_all()
+        await reconcile_once(cluster, reconciler)
     cluster.close()
     log.info("daemon is down")
     for task in broken:

@@ -93,7 +93,11 @@ class _Acquisition:
             self._present = self._total - left
             self._store.require_space(left, f"Fetching {_name(self._spec.source)}")
             downloader.fetch(list(partials.values()))
-            digests |= {key: self._keep(partial, downloader) for key, partial in partials.items()}
+            verified = {key: self._verify(partial, downloader) for key, partial in partials.items()}
+            for key, partial in partials.items():  # Only now that all are right does any enter the store.
+                self._store.add_file(partial.data, partial.file.name, expected=verified[key])
+                partial.close(remove=True)
+            digests |= verified
         found = {file.name: Blob(file.name, digests[self._identity(file)], file.size_bytes) for file in files}
         return [found[name] for name in sorted(found)], downloader.fetched_bytes
 
@@ -102,8 +106,8 @@ class _Acquisition:
         text = file.digest or f"{_name(self._spec.source)}\0{self._spec.revision}\0{file.name}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _keep(self, partial: Partial, downloader: Downloader) -> str:
-        """Move a complete file into the store; wrong content is fetched once more before it is refused."""
+    def _verify(self, partial: Partial, downloader: Downloader) -> str:
+        """The digest of a complete file; wrong content is fetched once more before it is refused."""
         file = partial.file
         self._reporter.report(f"Verifying {file.name}")
         digest, git_digest = partial.digests()
@@ -119,8 +123,6 @@ class _Acquisition:
             )
             raise BadInput(Reason.CHECKSUM_MISMATCH, message)
         check_digest(file.name, self._spec.pin.files.get(file.name, digest), digest)
-        self._store.add_file(partial.data, file.name, expected=digest)
-        partial.close(remove=True)
         return digest
 
     def _stream(self, name: str, begin: int, end: int) -> Iterator[bytes]:

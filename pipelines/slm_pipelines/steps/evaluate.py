@@ -23,6 +23,8 @@ MIN_CHUNKS = 2
 """llama-perplexity refuses a text of fewer chunks, and one chunk has no standard error."""
 MIN_CONTEXT = 32
 """Half of a chunk is context for the other half; with less there is nothing to predict from."""
+MIN_POSITIONS = 100
+"""Fewer predicted tokens get no statistics from llama-perplexity (perplexity.cpp, kl_divergence)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ def check_chunking(spec: EvaluateSpec) -> None:
             f"use at least {MIN_CONTEXT} and {MIN_CHUNKS}."
         )
         raise BadInput(Reason.INVALID_SPEC, message)
+    if positions(spec.context_size, spec.chunks) < MIN_POSITIONS:
+        message = (
+            f"contextSize {spec.context_size} and chunks {spec.chunks} predict "
+            f"{positions(spec.context_size, spec.chunks)} tokens; statistics need {MIN_POSITIONS}: raise chunks."
+        )
+        raise BadInput(Reason.INVALID_SPEC, message)
+
+
+def positions(context_size: int, chunks: int) -> int:
+    """Tokens that are predicted and compared: those of the second half of each chunk."""
+    return chunks * (context_size - 1 - context_size // 2)
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,11 @@ class Evaluation:
         """Chunks to measure; raises BadInput TextTooShort."""
         tokens = count_tokens(self.engine, self.store.blob_path(gguf.digest), self.text.path)
         context = self.spec.context_size
-        if tokens < MIN_CHUNKS * context:
+        least = max(MIN_CHUNKS, -(-MIN_POSITIONS // positions(context, 1)))
+        if tokens < least * context:
             message = (
-                f"The evaluation text {self.text.path} has {tokens} tokens for this model; {MIN_CHUNKS} chunks of "
-                f"{context} need {MIN_CHUNKS * context}: use a longer text or a smaller contextSize."
+                f"The evaluation text {self.text.path} has {tokens} tokens for this model; {least} chunks of "
+                f"{context} need {least * context}: use a longer text or a smaller contextSize."
             )
             raise BadInput(Reason.TEXT_TOO_SHORT, message)
         return min(self.spec.chunks, tokens // context)
