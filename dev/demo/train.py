@@ -22,10 +22,11 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dev.demo.corpus import END, TURN_END, TURN_START, corpus_digest, held_out_text, read_corpus
-from dev.demo.llama import EMBED, HEAD, SHAPE, Array, Tokens, Weights, layer_name, loss_and_gradients, loss_of
+from dev.demo.llama import SHAPE, Array, Tokens, Weights, loss_and_gradients, loss_of
 from dev.demo.repository import write_repository
+from dev.demo.start import starting_weights
 
-STEPS = 160
+STEPS = 120
 WINDOW = 512
 """Tokens per sequence: what variants are measured on, so that no position is new to the model."""
 WORKERS = 2
@@ -83,23 +84,6 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def initial_weights(random: np.random.Generator) -> Weights:
-    """Normal values whose spread keeps each layer's output about as large as its input."""
-    hidden, wide = SHAPE.hidden, SHAPE.feed_forward
-    shapes = dict.fromkeys("qkvo", (hidden, hidden)) | {"gate": (wide, hidden), "up": (wide, hidden)}
-    shapes["down"] = (hidden, wide)
-
-    def draw(shape: tuple[int, int], spread: float) -> Array:
-        return random.normal(0, spread, shape).astype(np.float32)
-
-    weights = {EMBED: draw((SHAPE.vocab, hidden), 0.5), HEAD: draw((SHAPE.vocab, hidden), 0.02)}
-    for layer in range(SHAPE.layers):
-        for part, shape in shapes.items():
-            # What is added to the residual stream starts small: early steps then train embedding and head.
-            weights[layer_name(layer, part)] = draw(shape, (0.5 if part in {"o", "down"} else 1) * shape[1] ** -0.5)
-    return weights
-
-
 def batches(tokens: Tokens, random: np.random.Generator) -> Iterator[list[Tokens]]:
     """WORKERS windows at a time, in a new order after each pass over the text."""
     while True:
@@ -109,9 +93,9 @@ def batches(tokens: Tokens, random: np.random.Generator) -> Iterator[list[Tokens
 
 
 def fit(tokens: Tokens, steps: int) -> Weights:
-    """Train from random weights; prints a line now and then."""
+    """Train; prints a line now and then."""
     random = np.random.default_rng(0)
-    weights = initial_weights(random)
+    weights = starting_weights(tokens, random)
     adam, began = Adam(weights), time.monotonic()
     with ThreadPoolExecutor(WORKERS) as pool:
         for step, batch in zip(range(1, steps + 1), batches(tokens, random), strict=False):

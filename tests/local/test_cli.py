@@ -263,7 +263,7 @@ def test_shells_complete_commands_kinds_and_names(slm: Slm) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.stdout.split()
 
-    assert complete("slm de") == ["describe", "delete"]
+    assert complete("slm de") == ["delete", "describe"]
     assert complete("slm get slmm") == ["slmmodels"]
     assert complete("slm describe qj ") == ["demo"]
     assert complete("slm wait slm/") == ["slm/demo"]

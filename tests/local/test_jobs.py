@@ -161,9 +161,9 @@ async def test_a_running_job_is_adopted_and_its_exit_code_known(tmp_path: Path) 
 
 
 async def test_marked_processes_that_nobody_recorded_are_killed(tmp_path: Path) -> None:
-    env = {**os.environ, "SLM_STATE_DIR": str(tmp_path.resolve()), "SLM_POD_UID": "unknown"}
-    stray = subprocess.Popen(["sleep", "60"], env=env)
-    shell = subprocess.Popen(["sleep", "60"], env={**os.environ, "SLM_STATE_DIR": str(tmp_path.resolve())})
+    env = {**os.environ, "SLM_STATE_DIR": str(tmp_path.resolve())}  # noqa: ASYNC240
+    stray = subprocess.Popen(["sleep", "60"], env={**env, "SLM_POD_UID": "unknown"})  # noqa: ASYNC220
+    shell = subprocess.Popen(["sleep", "60"], env=env)  # noqa: ASYNC220
     try:
         async with kubelet(tmp_path):
             await until_true(lambda: stray.poll() is not None)

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from dev.demo import corpus, llama, train
+from dev.demo import corpus, llama, start
 from dev.demo.repository import encode_bfloat16
 from slm_contract.results import EvaluateResult
 from slm_contract.specs import ConvertSpec, EvaluateSpec, QuantizeSpec
@@ -74,19 +76,18 @@ def server(stored: tuple[Store, str], engine: Engine, tmp_path: Path) -> Iterato
     store, source = stored
     (path,) = store.files(source).values()
     log = tmp_path / "server.log"
-    command = [engine.program("llama-server"), "-m", path, "-c", "1024", "--jinja", "--host", "127.0.0.1", "--port"]
+    port = str(free_port())
+    command = [str(engine.program("llama-server")), "-m", str(path), "-c", "1024", "--jinja", "--host", "127.0.0.1"]
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, str(free_port())], stdout=output, stderr=output)
+        process = subprocess.Popen([*command, "--port", port], stdout=output, stderr=output)
     try:
-        yield wait_for_address(process, log, str(process.args[-1]))  # type: ignore[index]
+        yield wait_for_address(process, log, port)
     finally:
         process.terminate()
         process.wait()
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -101,11 +102,21 @@ def wait_for_address(process: subprocess.Popen[bytes], log: Path, port: str) -> 
     raise AssertionError(log.read_text())
 
 
+def test_a_head_that_looks_back_attends_to_that_token() -> None:
+    weights = start.random_weights(np.random.default_rng(2))
+    constant = np.full(256, 1 / 16, np.float32)
+    weights[llama.EMBED] += start.LEVEL * constant
+    start.look_back(weights, 0, 2, constant)
+    attention = llama.Attention(weights, 0)
+    attention.forward(weights[llama.EMBED][:64])
+    assert (attention.p[0].argmax(axis=1)[2:] == np.arange(62)).all()
+
+
 def test_losses_are_ordered_by_the_bits_kept(figures: dict[str, EvaluateResult]) -> None:
     losses = [figures[name].kl_divergence or 0.0 for name in TYPES]
-    for worse, better in zip(losses, losses[1:], strict=False):
+    for worse, better in pairwise(losses):
         assert worse > 1.15 * better > 0, losses
-    assert figures["Q8_0"].top_one_agreement or 0.0 > 0.99
+    assert (figures["Q8_0"].top_one_agreement or 0.0) > 0.99
     assert figures["BF16"].kl_divergence == 0
 
 
@@ -170,7 +181,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_gradients_are_those_of_the_loss() -> None:
     random = np.random.default_rng(1)
-    weights = train.initial_weights(random)
+    weights = start.random_weights(random)
     weights[llama.HEAD] *= 10  # Large enough for every gradient to stand out of float32's rounding.
     tokens = random.integers(0, llama.SHAPE.vocab, 33)
     _, gradients = llama.loss_and_gradients(weights, tokens)

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS events (
 
 def open_database(path: Path) -> sqlite3.Connection:
     """Open or create the file, readable by its owner only; transactions are begun by hand."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")

@@ -34,14 +34,14 @@ def up(
     """
     settings = load_settings()
     paths = LocalPaths.of(settings)
-    pid = running_pid(paths)
-    if pid is not None:
-        terminal.say(f"the daemon is running already (process {pid})")
-    elif foreground:
+    already = running_pid(paths) is not None
+    if foreground and not already:
         sys.stdout.flush()
         os.execv(DAEMON_COMMAND[0], DAEMON_COMMAND)  # noqa: S606 - becomes the daemon, so signals reach it
+    pid = start_daemon(paths, settings.start_seconds)
+    if already:
+        terminal.say(f"the daemon is running already (process {pid})")
     else:
-        pid = start_daemon(paths, settings.start_seconds)
         terminal.say(f"the daemon is running (process {pid}); its log: {paths.daemon_log}")
 
 
@@ -78,13 +78,20 @@ def status() -> None:
     """
     paths = local_paths()
     pid = running_pid(paths)
-    terminal.result(f"daemon: {'not running (start it with slm up)' if pid is None else f'running, process {pid}'}")
+    terminal.result(f"daemon: {describe_daemon(pid)}")
     terminal.result(f"state:  {paths.state}\nstore:  {paths.store}")
     rows = asyncio.run(_count()) if paths.database.exists() else []
     if rows:
         terminal.result("\n" + render_rows([["KIND", "READY", "RECONCILING", "STALLED", "TOTAL"], *rows]))
     if pid is None:
         raise typer.Exit(NOT_RUNNING)
+
+
+def describe_daemon(pid: int | None) -> str:
+    """State of the daemon in words, from ``running_pid``."""
+    if pid is None:
+        return "not running (start it with slm up)"
+    return f"running, process {pid}" if pid else "starting"
 
 
 async def _count() -> list[list[str]]:

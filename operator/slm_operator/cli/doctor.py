@@ -182,7 +182,7 @@ def check_daemon(settings: Settings) -> Finding:
     pid = running_pid(LocalPaths.of(settings))
     if pid is None:
         return Finding("warn", "daemon", "not running; start it with: slm up")
-    return Finding("ok", "daemon", f"running, process {pid}")
+    return Finding("ok", "daemon", f"running, process {pid}" if pid else "starting")
 
 
 def check_hub(settings: Settings) -> Finding:

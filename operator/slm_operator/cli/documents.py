@@ -127,6 +127,8 @@ def _validate(value: Any, namespace: str) -> Iterator[Manifest]:
         for item in value["items"]:
             yield from _validate(item, namespace)
         return
+    if value.get("kind") == "Kustomization":
+        raise InvalidManifest("this is a kustomization: name its folder with -k instead of -f")
     meta = value.get("metadata")
     if isinstance(meta, dict):
         value = {**value, "metadata": {**meta, "namespace": meta.get("namespace") or namespace}}

@@ -1,7 +1,7 @@
 """Waiting with something to look at: bars on a terminal, a line per change elsewhere."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,12 @@ def open_display() -> Iterator[Display]:
     if not terminal.draws():
         yield Display(None)
         return
+    with build_bars(Console(stderr=True)) as bars:
+        yield Display(bars)
+
+
+def build_bars(console: Console, get_time: Callable[[], float] | None = None) -> Progress:
+    """Bars with what is done, how fast, and how long it will take."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -96,39 +102,43 @@ def open_display() -> Iterator[Display]:
         TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield Display(bars)
+    return Progress(*columns, console=console, get_time=get_time, transient=True)
 
 
-async def await_ready(cluster: SqliteCluster, keys: list[ObjectKey], timeout_seconds: float) -> None:
-    """Return once all are Ready, showing progress.
+async def await_ready(cluster: SqliteCluster, keys: Sequence[ObjectKey], timeout_seconds: float) -> None:
+    """Return once the last object is Ready, showing the progress of all; the others are what it is made of.
 
-    Raises CommandFailed when one stalls, when the daemon ends, or after the timeout.
+    Raises CommandFailed when nothing more will happen by itself, when the daemon ends, or after the timeout.
     """
     deadline = asyncio.get_running_loop().time() + timeout_seconds
     with open_display() as display:
-        left = list(keys)
-        while left:
-            for key in list(left):
-                manifest = await require(cluster, key)
+        while True:
+            manifests = [await require(cluster, key) for key in keys]
+            for key, manifest in zip(keys, manifests, strict=True):
                 labels = {"slm.dev/kind": key.kind, "slm.dev/name": key.name}
                 display.show(key, manifest, await cluster.list("Pod", key.namespace, labels))
-                check_stalled(key, manifest)
-                if is_reached(manifest, READY):
-                    left.remove(key)
-            if not left:
+            if is_reached(manifests[-1], READY):
                 return
-            await _check_patience(cluster, left[0], deadline)
+            check_stalled(keys, manifests)
+            await _check_patience(cluster, keys[-1], deadline)
             await asyncio.sleep(POLL_SECONDS)
 
 
-def check_stalled(key: ObjectKey, manifest: Manifest) -> None:
-    """Raise CommandFailed with the reason when nothing more will happen by itself."""
-    stalled, ready = condition_of(manifest, "Stalled"), condition_of(manifest, "Ready")
-    current = stalled.get("observedGeneration", 0) >= manifest["metadata"].get("generation", 0)
-    if stalled.get("status") == "True" and current:
-        cause = ready if ready.get("message") else stalled
+def check_stalled(keys: Sequence[ObjectKey], manifests: Sequence[Manifest]) -> None:
+    """Raise CommandFailed with the first cause when the last object will not become Ready by itself."""
+    stalled = [pair for pair in zip(keys, manifests, strict=True) if _is_stalled(pair[1])]
+    # A QuantJob that stalls late may have made what is served: the service itself says whether it goes on.
+    if any(key.kind == "SLMModel" or key == keys[-1] for key, _ in stalled):
+        key, manifest = stalled[0]
+        ready = condition_of(manifest, "Ready")
+        cause = ready if ready.get("message") else condition_of(manifest, "Stalled")
         raise CommandFailed(f"{display_name(key)}: {cause['reason']}: {cause.get('message', '')}")
+
+
+def _is_stalled(manifest: Manifest) -> bool:
+    stalled = condition_of(manifest, "Stalled")
+    current = stalled.get("observedGeneration", 0) >= manifest["metadata"].get("generation", 0)
+    return stalled.get("status") == "True" and current
 
 
 async def _check_patience(cluster: SqliteCluster, key: ObjectKey, deadline: float) -> None:

@@ -64,16 +64,16 @@ def hint_without_daemon() -> None:
 
 
 def ensure_daemon() -> None:
-    """Start the daemon unless it runs; raises CommandFailed when that is switched off."""
+    """Return once a daemon works, starting it if need be; raises CommandFailed when that is switched off."""
     settings = load_settings()
     paths = LocalPaths.of(settings)
-    if running_pid(paths) is not None:
-        return
-    if not settings.autostart:
+    absent = running_pid(paths) is None
+    if absent and not settings.autostart:
         message = "The daemon is not running and SLM_AUTOSTART forbids starting it: run `slm up` first."
         raise CommandFailed(message, NOT_RUNNING)
     pid = start_daemon(paths, settings.start_seconds)
-    terminal.hint(f"started the daemon (process {pid})")
+    if absent:
+        terminal.hint(f"started the daemon (process {pid})")
 
 
 def find_kind(name: str) -> str:

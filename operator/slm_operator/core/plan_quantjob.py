@@ -1,7 +1,7 @@
 """plan_quantjob: convert, make every variant, measure each, gate, select, report."""
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from slm_contract import specs
@@ -14,6 +14,14 @@ from slm_operator.core.gate import judge_variant, select_variant
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
 from slm_operator.core.quantity import format_bytes, plan_threads
+from slm_operator.core.quantjob_report import (
+    Measured,
+    build_gate,
+    build_manifests,
+    build_method,
+    build_origin,
+    build_row,
+)
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.steps import Children
 
@@ -41,6 +49,8 @@ class _Progress:
     selection_message: str = ""
     report: ReportResult | None = None
     tool: str = ""
+    measured: dict[str, Measured] = field(default_factory=dict)
+    """By type, with the baseline under its label."""
 
 
 def check_model(name: str, model: SLMModel | None) -> Verdict | None:
@@ -96,11 +106,11 @@ def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> Verd
         made = sequence.require(spec, f"quantize-{variant.type}", ArtifactResult)
         known.variants[index] = _made(variant, made)
         known.tool = made.tool
-    known.baseline = _measure(snapshot, sequence, known.baseline, "")
+    known.baseline = _measure(snapshot, sequence, known, known.baseline, "")
     for index, variant in enumerate(known.variants):
-        measured = _measure(snapshot, sequence, variant, base.manifest)
+        measured = _measure(snapshot, sequence, known, variant, base.manifest)
         known.variants[index] = judge_variant(measured, known.baseline, snapshot.job.spec.gate)
-    return _conclude(snapshot, sequence, known)
+    return _conclude(snapshot, snapshot.model, sequence, known)
 
 
 def _threads(snapshot: QuantSnapshot) -> int:
@@ -112,7 +122,9 @@ def _made(variant: VariantStatus, made: ArtifactResult) -> VariantStatus:
     return variant.model_copy(update=update)
 
 
-def _measure(snapshot: QuantSnapshot, sequence: Sequence, variant: VariantStatus, baseline: str) -> VariantStatus:
+def _measure(
+    snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, variant: VariantStatus, baseline: str
+) -> VariantStatus:
     spec, store, threads = snapshot.job.spec, snapshot.placement.store, _threads(snapshot)
     evaluate = specs.EvaluateSpec(
         gguf=variant.digest,
@@ -129,6 +141,7 @@ def _measure(snapshot: QuantSnapshot, sequence: Sequence, variant: VariantStatus
         "kl_divergence": found.kl_divergence,
         "top_one_agreement": found.top_one_agreement,
     }
+    known.measured[variant.type] = Measured(found)
     if spec.benchmark.enabled:
         benchmark = specs.BenchmarkSpec(
             gguf=variant.digest,
@@ -139,15 +152,16 @@ def _measure(snapshot: QuantSnapshot, sequence: Sequence, variant: VariantStatus
             store=store,
         )
         speed = sequence.require(benchmark, f"benchmark-{variant.type}", BenchmarkResult)
+        known.measured[variant.type] = Measured(found, speed)
         update["prompt_tokens_per_second"] = speed.prompt_tokens_per_second
         update["tokens_per_second"] = speed.generate_tokens_per_second
     return variant.model_copy(update=update)
 
 
-def _conclude(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> Verdict:
+def _conclude(snapshot: QuantSnapshot, model: SLMModel, sequence: Sequence, known: _Progress) -> Verdict:
     goal = snapshot.job.spec.goal
     known.selected, known.selection_message = select_variant(known.variants, goal, _serving(snapshot, known.variants))
-    known.report = sequence.require(_report_spec(snapshot, known), "report", ReportResult)
+    known.report = sequence.require(_report_spec(snapshot, model, known), "report", ReportResult)
     sequence.progress = ""
     if not known.selected:
         return Verdict("stalled", Reason.NO_VARIANT_PASSED, known.selection_message)
@@ -160,40 +174,22 @@ def _serving(snapshot: QuantSnapshot, variants: Many[VariantStatus]) -> dict[str
     return {row.type: row.serving_bytes for row in forecast if row.type in wanted}
 
 
-def _report_spec(snapshot: QuantSnapshot, known: _Progress) -> specs.ReportSpec:
-    meta, model = snapshot.job.metadata, snapshot.model
+def _report_spec(snapshot: QuantSnapshot, model: SLMModel, known: _Progress) -> specs.ReportSpec:
+    job, measured = snapshot.job, known.measured
+    origin = build_origin(model)
     return specs.ReportSpec(
-        title=f"{meta.namespace}/{meta.name}",
-        model=_describe_source(model),
-        baseline=_report_row(known.baseline or VariantStatus(type=BASELINE_LABEL)),
-        variants=[_report_row(variant) for variant in known.variants],
+        title=f"{job.metadata.namespace}/{job.metadata.name}",
+        model=f"{origin.source}@{origin.revision[:12]}",
+        baseline=build_row(known.baseline or VariantStatus(type=BASELINE_LABEL), measured.get(BASELINE_LABEL)),
+        variants=[build_row(variant, measured.get(variant.type)) for variant in known.variants],
         selected=known.selected,
         selection_message=known.selection_message,
         tool=known.tool,
+        origin=origin,
+        gate=build_gate(job),
+        method=build_method(job, measured.get(BASELINE_LABEL)),
+        manifests=build_manifests(job, model),
         store=snapshot.placement.store,
-    )
-
-
-def _describe_source(model: SLMModel | None) -> str:
-    if model is None:
-        return ""
-    hub = model.spec.source.hugging_face
-    return f"{hub.repo if hub else model.spec.source.path}@{model.status.revision[:12]}"
-
-
-def _report_row(variant: VariantStatus) -> specs.VariantReport:
-    return specs.VariantReport(
-        type=variant.type,
-        digest=variant.digest,
-        size_bytes=variant.size_bytes,
-        perplexity=variant.perplexity,
-        kl_divergence=variant.kl_divergence,
-        top_one_agreement=variant.top_one_agreement,
-        prompt_tokens_per_second=variant.prompt_tokens_per_second,
-        generate_tokens_per_second=variant.tokens_per_second,
-        gate_passed={"Passed": True, "Failed": False}.get(variant.gate),
-        reason=variant.reason,
-        message=variant.message,
     )
 
 

@@ -43,6 +43,7 @@ BAD = {
     "only comments": (b"# nothing\n---\n", "no object in"),
     "no apiVersion": (MODEL.replace("apiVersion: slm.dev/v1alpha1\n", "").encode(), "apiVersion is missing"),
     "an unknown kind": (MODEL.replace("SLMModel", "Pod").encode(), "kind must be one of SLMModel"),
+    "a kustomization": (b"kind: Kustomization\nresources: []\n", "name its folder with -k instead of -f"),
     "no name": (MODEL.replace("{name: tiny}", "{}").encode(), "metadata.name: Field required"),
     "metadata as a list": (MODEL.replace("{name: tiny}", "[]").encode(), "metadata"),
     "a name with capitals": (MODEL.replace("name: tiny", "name: Tiny").encode(), "metadata.name"),

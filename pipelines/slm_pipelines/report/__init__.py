@@ -1,0 +1,1 @@
+"""The report of a QuantJob: front, picture and page."""

@@ -1,0 +1,67 @@
+"""Where labels of a scatter plot go so that none covers another, a point or the edge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DIRECTIONS = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
+"""Tried in this order: readers expect a label right of its point."""
+DISTANCES = (7.0, 14.0, 24.0, 38.0, 54.0, 72.0)
+"""Gaps between point and label that are tried, nearest first, in the unit of the anchors."""
+POINT_RADIUS = 5.0
+"""Half the width that a point keeps free of labels."""
+PADDING = 1.5
+"""Free room around a label."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle by its lower left and upper right corner."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def overlap(self, other: "Box") -> float:
+        """Shared area."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.top, other.top) - max(self.bottom, other.bottom)
+        return max(0.0, width) * max(0.0, height)
+
+    @property
+    def area(self) -> float:
+        """Width times height."""
+        return (self.right - self.left) * (self.top - self.bottom)
+
+    def grow(self, by: float) -> "Box":
+        """The rectangle with a rim."""
+        return Box(self.left - by, self.bottom - by, self.right + by, self.top + by)
+
+
+def _candidates(anchor: tuple[float, float], size: tuple[float, float]) -> list[Box]:
+    found = []
+    for distance in DISTANCES:
+        for across, up in DIRECTIONS:
+            middle_x = anchor[0] + across * (distance + size[0] / 2)
+            middle_y = anchor[1] + up * (distance + size[1] / 2)
+            half_width, half_height = size[0] / 2, size[1] / 2
+            found.append(
+                Box(middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height)
+            )
+    return found
+
+
+def place_labels(anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], area: Box) -> list[Box]:
+    """A rectangle per label, chosen greedily: the nearest free one, or the one that covers least."""
+    points = [Box(x, y, x, y).grow(POINT_RADIUS) for x, y in anchors]
+    taken: list[Box] = []
+    for anchor, size in zip(anchors, sizes, strict=True):
+        obstacles = [*points, *(box.grow(PADDING) for box in taken)]
+
+        def cost(box: Box, obstacles: Sequence[Box] = obstacles) -> float:
+            return sum(box.overlap(other) for other in obstacles) + box.area - box.overlap(area)
+
+        options = _candidates(anchor, size)
+        free = next((box for box in options if cost(box) <= 1e-6), None)  # noqa: PLR2004 - rounding of areas
+        taken.append(free or min(options, key=cost))
+    return taken
