@@ -58,9 +58,9 @@ def random_weights(random: np.random.Generator) -> Weights:
 def look_back(weights: Weights, head: int, distance: int, constant: Array) -> None:
     """Make a head of the first layer attend to the token ``distance`` before.
 
-    Query and key read only the direction ``constant``, equal for every token. Rotary positions turn pair ``i`` of both by their position times the
-    frequency ``w_i``; with the key turned by another ``distance * w_i``, the score is ``Σ cos((r - distance) w_i)``
-    for a token ``r`` back, which is largest at ``r = distance``.
+    Query and key read only the direction ``constant``, equal for every token. Rotary positions turn pair ``i`` of
+    both by their position times the frequency ``w_i``; with the key turned by another ``distance * w_i``, the score
+    is ``Σ cos((r - distance) w_i)`` for a token ``r`` back, which is largest at ``r = distance``.
     """
     rows = slice(head * SHAPE.head_dim, (head + 1) * SHAPE.head_dim)
     angle = np.float32(distance) * frequencies()
@@ -80,7 +80,8 @@ def pair_table(tokens: Tokens, random: np.random.Generator) -> Array:
     vectors, values = leading_singular((logs - np.log(frequency)) * weight, random)
     table = vectors / weight * np.sqrt(values)
     length = np.sqrt(np.mean(table * table, axis=1, keepdims=True))
-    return 0.5 * table / (length + np.float32(1e-3))
+    scaled: Array = 0.5 * table / (length + np.float32(1e-3))
+    return scaled
 
 
 def fitted_head(embedding: Array, tokens: Tokens) -> Array:

@@ -34,6 +34,7 @@ def build_local_placement(settings: Settings, store: str) -> Placement:
         machine_cpus=available_cpus(),
         hub_endpoint=settings.hub_endpoint,
         allow_private_hosts=tuple(settings.allow_private_hosts),
+        own_hub_token=True,
     )
 
 

@@ -23,6 +23,8 @@ class HuggingFace(Message):
     """Shell patterns of the files to leave out, applied after ``allowPatterns``."""
     endpoint: str = ""
     """Base address of the hub; empty means HF_ENDPOINT or the public hub."""
+    send_token: bool = True
+    """False where the manifest names a hub of its own but no token: ours is not for it."""
 
 
 class LocalPath(Message):

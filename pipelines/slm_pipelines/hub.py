@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
+from huggingface_hub import get_token
 
 from slm_contract.reasons import Reason
 from slm_contract.specs import HuggingFace
@@ -34,7 +35,7 @@ class Hub:
         self.endpoint = (source.endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT).rstrip("/")
         self.repo = source.repo
         self.revision = source.revision
-        self._token = os.environ.get("HF_TOKEN", "")
+        self._token = (get_token() or "") if source.send_token else ""
         self._client = build_client(allowed, CONNECTIONS)
         if urlsplit(self.endpoint).scheme not in {"http", "https"}:
             message = (

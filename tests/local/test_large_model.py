@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.backend import Backend, local_backend, until
+from tests.support.backend import Backend, local_backend, until, write_figures
 from tests.support.hub import Fault, Hub
 from tests.support.models import write_model
 from tests.support.planning import manifest
@@ -82,8 +82,7 @@ def test_qwen3_0_6b_arrives_through_three_kills_and_has_the_forecast_sizes(tmp_p
         }
         assert sizes == {name: forecast[name] for name in TYPES}
         assert backend.damaged_blobs() == []
-        figures = {"peakMemoryBytes": peak_memory(backend), "askedBytes": asked, "weightsBytes": weights}
-    print(json.dumps(figures | {"stepSeconds": job["stepSeconds"]}))
-    for label, peak in figures["peakMemoryBytes"].items():
-        if label in {"resolve", "acquire"}:
-            assert peak < 400 << 20, label
+        peaks = peak_memory(backend)
+    figures = {"peakMemoryBytes": peaks, "askedBytes": asked, "weightsBytes": weights}
+    write_figures("large_model", figures | {"stepSeconds": job["stepSeconds"]})
+    assert all(peaks[label] < weights / 4 for label in ("resolve", "acquire", "convert")), peaks

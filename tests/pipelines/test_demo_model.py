@@ -116,7 +116,7 @@ def test_losses_are_ordered_by_the_bits_kept(figures: dict[str, EvaluateResult])
     losses = [figures[name].kl_divergence or 0.0 for name in TYPES]
     for worse, better in pairwise(losses):
         assert worse > 1.15 * better > 0, losses
-    assert (figures["Q8_0"].top_one_agreement or 0.0) > 0.99
+    assert (figures["Q8_0"].top_one_agreement or 0.0) > 0.97
     assert figures["BF16"].kl_divergence == 0
 
 

@@ -101,6 +101,12 @@ def test_the_token_goes_to_the_hub_and_never_to_the_host_it_redirects_to(
     assert {request.authorization for request in hub.requests if request.server == "cdn"} == {""}
 
 
+def test_a_hub_that_a_manifest_names_does_not_get_our_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    run_resolve(hub, source=source(hub, sendToken=False))
+    assert {request.authorization for request in hub.requests} == {""}
+
+
 def test_busy_answers_and_broken_connections_are_tried_again(hub: Hub, tmp_path: Path) -> None:
     hub.faults = [
         Fault("revision/main", 2, 429, {"Retry-After": "1"}),

@@ -108,3 +108,10 @@ def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 30
     while not holds():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)
+
+
+def write_figures(name: str, figures: dict[str, Any]) -> None:
+    """Keep what a test measured where people look for it: ``build/figures/NAME.json``."""
+    folder = Path(__file__).resolve().parents[2] / "build" / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")

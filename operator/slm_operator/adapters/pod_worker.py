@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import shutil
 import socket
@@ -124,7 +125,7 @@ class PodWorker:
         )
 
     def _command(self, record: ProcessRecord) -> processes.Command:
-        own = {each["name"]: str(each.get("value", "")) for each in self._container.get("env", [])}
+        own = {each["name"]: _value(each) for each in self._container.get("env", [])}
         if record.port:
             own["PORT"] = str(record.port)
         own |= {
@@ -250,6 +251,12 @@ def parse_cpus(quantity: str | float | None) -> float | None:
         return None
     text = str(quantity)
     return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+
+
+def _value(variable: Manifest) -> str:
+    """A variable's value; the daemon's environment stands in for Secrets, of which there are none here."""
+    secret = variable.get("valueFrom", {}).get("secretKeyRef")
+    return os.environ.get(secret["key"], "") if secret else str(variable.get("value", ""))
 
 
 def _backoff(record: ProcessRecord) -> float:

@@ -21,6 +21,8 @@ class Placement:
     """Hub used where a source names none; empty means the pipelines' own default."""
     allow_private_hosts: tuple[str, ...] = ()
     """Hosts inside private networks that may be contacted."""
+    own_hub_token: bool = False
+    """Whether steps that ask a hub get HF_TOKEN from the environment of whoever runs them (local backend)."""
     image: str = "slm-operator"
     """Image of the pipelines; plain processes ignore it."""
     engine_image: str = "llama.cpp"

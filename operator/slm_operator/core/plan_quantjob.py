@@ -195,7 +195,7 @@ def _report_spec(snapshot: QuantSnapshot, model: SLMModel, known: _Progress) -> 
 
 def _build_plan(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, verdict: Verdict, now: datetime) -> Plan:
     job, generation = snapshot.job, snapshot.job.metadata.generation
-    if known.selected:
+    if known.report and known.selected:
         size = next(variant.size_bytes for variant in known.variants if variant.type == known.selected)
         verdict = replace(verdict, message=f"{verdict.message} It takes {format_bytes(size)}.")
     status = QuantJobStatus(

@@ -9,6 +9,10 @@ DISTANCES = (7.0, 14.0, 24.0, 38.0, 54.0, 72.0)
 """Gaps between point and label that are tried, nearest first, in the unit of the anchors."""
 POINT_RADIUS = 5.0
 """Half the width that a point keeps free of labels."""
+COVER_COST = 100.0
+"""Per unit of area covered: dearer than any distance."""
+DISTANCE_COST = 1.5
+"""Per unit of distance, against one per unit of line area covered."""
 PADDING = 1.5
 """Free room around a label."""
 
@@ -38,30 +42,37 @@ class Box:
         return Box(self.left - by, self.bottom - by, self.right + by, self.top + by)
 
 
-def _candidates(anchor: tuple[float, float], size: tuple[float, float]) -> list[Box]:
+def _candidates(anchor: tuple[float, float], size: tuple[float, float]) -> list[tuple[float, Box]]:
     found = []
+    half_width, half_height = size[0] / 2, size[1] / 2
     for distance in DISTANCES:
         for across, up in DIRECTIONS:
             middle_x = anchor[0] + across * (distance + size[0] / 2)
             middle_y = anchor[1] + up * (distance + size[1] / 2)
-            half_width, half_height = size[0] / 2, size[1] / 2
-            found.append(
-                Box(middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height)
-            )
+            box = Box(middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height)
+            found.append((distance, box))
     return found
 
 
-def place_labels(anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], area: Box) -> list[Box]:
-    """A rectangle per label, chosen greedily: the nearest free one, or the one that covers least."""
+def place_labels(
+    anchors: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    area: Box,
+    lines: Sequence[Box] = (),
+) -> list[Box]:
+    """A rectangle per label, the cheapest in turn: labels and points are never covered while there is room.
+
+    ``lines`` are avoided too, but a label may cross one where every other place is far away.
+    """
     points = [Box(x, y, x, y).grow(POINT_RADIUS) for x, y in anchors]
     taken: list[Box] = []
     for anchor, size in zip(anchors, sizes, strict=True):
-        obstacles = [*points, *(box.grow(PADDING) for box in taken)]
+        solid = [*points, *(box.grow(PADDING) for box in taken)]
 
-        def cost(box: Box, obstacles: Sequence[Box] = obstacles) -> float:
-            return sum(box.overlap(other) for other in obstacles) + box.area - box.overlap(area)
+        def cost(place: tuple[float, Box], solid: Sequence[Box] = solid) -> float:
+            distance, box = place
+            covered = sum(box.overlap(other) for other in solid) + box.area - box.overlap(area)
+            return COVER_COST * covered + sum(box.overlap(line) for line in lines) + DISTANCE_COST * distance
 
-        options = _candidates(anchor, size)
-        free = next((box for box in options if cost(box) <= 1e-6), None)  # noqa: PLR2004 - rounding of areas
-        taken.append(free or min(options, key=cost))
+        taken.append(min(_candidates(anchor, size), key=cost)[1])
     return taken

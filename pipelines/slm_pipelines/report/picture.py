@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import re
@@ -24,6 +25,8 @@ PNG_DPI = 150
 """1800 by 945 pixels: the shape of a link preview, sharp on a dense screen."""
 PANEL_SIZE_INCHES = (5.4, 4.1)
 """One chart of the page; small, so that text keeps its size on a phone."""
+LINE_ROOM = 2.0
+"""Points that labels keep from a line on either side."""
 LABEL_CHARACTERS = 22
 """Longest name in a chart; the table shows it whole."""
 SETTINGS: dict[str, Any] = {
@@ -34,6 +37,10 @@ SETTINGS: dict[str, Any] = {
     "text.parse_math": False,
 }
 """Everything else is matplotlib's default, whatever the machine's own settings say."""
+
+
+Segment = tuple[tuple[float, float], tuple[float, float]]
+"""A straight line between two points of a chart."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def _matplotlib() -> Iterator[None]:
 
             with mpl.rc_context():
                 mpl.rcdefaults()
-                mpl.rcParams.update(SETTINGS)
+                for name, value in SETTINGS.items():
+                    mpl.rcParams[name] = value  # type: ignore[index]
                 yield
         finally:
             os.environ.pop("MPLCONFIGDIR") if before is None else os.environ.update(MPLCONFIGDIR=before)
@@ -170,13 +178,18 @@ def _draw_dots(axes: "Axes", dots: list[Dot], colours: Palette) -> None:
         axes.scatter([dot.x], [dot.loss], s=size, color=fill, edgecolors=edge, linewidths=1.4, zorder=4, clip_on=False)
 
 
-def _draw_front(axes: "Axes", dots: list[Dot], better: int, colours: Palette) -> None:
+def _draw_front(axes: "Axes", dots: list[Dot], better: int, colours: Palette) -> list[Segment]:
     front = [dots[index] for index in pareto_front([(-better * dot.x, dot.loss) for dot in dots])]
     xs, ys = [dot.x for dot in front], [dot.loss for dot in front]
     axes.plot(xs, ys, drawstyle="steps-post", color=colours.accent, linewidth=1.6, alpha=0.55, zorder=2)
+    corners = [(x, y) for x, y in zip(xs[1:], ys, strict=False)]  # steps-post: along at the old y, then to the new
+    path = [
+        point for pair in zip(zip(xs, ys, strict=True), [*corners, (xs[-1], ys[-1])], strict=True) for point in pair
+    ]
+    return list(itertools.pairwise(path))
 
 
-def _draw_bound(axes: "Axes", bound: float | None, colours: Palette) -> None:
+def _draw_bound(axes: "Axes", bound: float | None, colours: Palette) -> list[Segment]:
     if bound:
         axes.axhline(bound, color=colours.muted, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
@@ -189,9 +202,19 @@ def _draw_bound(axes: "Axes", bound: float | None, colours: Palette) -> None:
             color=colours.muted,
             fontsize=8,
         )
+    left, right = axes.get_xlim()
+    return [((left, bound), (right, bound))] if bound else []
 
 
-def _draw_labels(axes: "Axes", dots: list[Dot], colours: Palette) -> None:
+def _line_boxes(axes: "Axes", lines: list[Segment], unit: float) -> list[Box]:
+    found = []
+    for line in lines:
+        (x0, y0), (x1, y1) = axes.transData.transform(line) / unit
+        found.append(Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)).grow(LINE_ROOM))
+    return found
+
+
+def _draw_labels(axes: "Axes", dots: list[Dot], lines: list[Segment], colours: Palette) -> None:
     """Names beside the dots, with a thin line where one had to move away."""
     unit = axes.figure.dpi / 72
     figure: Any = axes.figure
@@ -201,7 +224,8 @@ def _draw_labels(axes: "Axes", dots: list[Dot], colours: Palette) -> None:
     spots = [(x / unit, y / unit) for x, y in axes.transData.transform([(dot.x, dot.loss) for dot in dots])]
     inside = axes.get_window_extent()
     area = Box(inside.x0 / unit, inside.y0 / unit, inside.x1 / unit, inside.y1 / unit)
-    for text, (x, y), box in zip(texts, spots, place_labels(spots, sizes, area), strict=True):
+    places = place_labels(spots, sizes, area, _line_boxes(axes, lines, unit))
+    for text, (x, y), box in zip(texts, spots, places, strict=True):
         centre = (box.left + box.right) / 2 - x, (box.bottom + box.top) / 2 - y
         text.set_position(centre)
         near = min(max(x, box.left), box.right) - x, min(max(y, box.bottom), box.top) - y
@@ -234,10 +258,10 @@ def _draw_chart(axes: "Axes", chart: Chart, spec: ReportSpec, colours: Palette) 
         return
     bound = spec.gate.max_kl_divergence
     _scale(axes, dots, chart.better, bound)
-    _draw_front(axes, dots, chart.better, colours)
-    _draw_bound(axes, bound, colours)
+    lines = [*_draw_front(axes, dots, chart.better, colours), *_draw_bound(axes, bound, colours)]
+    lines += [((dot.x - dot.error, dot.loss), (dot.x + dot.error, dot.loss)) for dot in dots]
     _draw_dots(axes, dots, colours)
-    _draw_labels(axes, dots, colours)
+    _draw_labels(axes, dots, lines, colours)
 
 
 def _blank(size: tuple[float, float]) -> "Figure":
@@ -284,7 +308,7 @@ def _draw_png(spec: ReportSpec) -> bytes:
     figure.text(0.045, 0.035, LEGEND, color=LIGHT.muted, fontsize=9)
     figure.text(0.975, 0.035, shorten(clean(spec.tool), 50), color=LIGHT.muted, fontsize=9, ha="right")
     for left, chart in zip((0.085, 0.575), CHARTS, strict=True):
-        _draw_chart(figure.add_axes((left, 0.185, 0.40, 0.545)), chart, spec, LIGHT)
+        _draw_chart(figure.add_axes((left, 0.17, 0.40, 0.595)), chart, spec, LIGHT)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

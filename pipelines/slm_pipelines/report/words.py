@@ -2,7 +2,7 @@
 
 import math
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 """Shown where a figure was not measured."""
 
 

@@ -1,9 +1,10 @@
 """The Job of one pipeline step."""
 
 from slm_contract import exitcodes
-from slm_contract.specs import AnySpec
+from slm_contract.specs import AcquireSpec, AnySpec, ResolveSpec
 from slm_operator.api.meta import ResourceRequirements
 from slm_operator.api.registry import AnyResource
+from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.manifests.metadata import (
     ANNOTATION_RETRY,
     LABEL_STEP,
@@ -17,6 +18,10 @@ from slm_operator.core.plan import Manifest
 SPEC_VARIABLE = "SLM_SPEC"
 """Environment variable that carries the step's JSON spec: one child per step, no ConfigMap beside it."""
 
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
+OWN_ENVIRONMENT = {"name": "environment", "key": TOKEN_VARIABLE, "optional": True}
+"""What a local pod's token refers to: the environment of the daemon stands in for Secrets."""
+
 
 def build_job_name(owner: AnyResource, step: AnySpec, label: str) -> str:
     """Name that changes with the step's spec, so that changed work is a new Job and equal work is found again."""
@@ -24,6 +29,19 @@ def build_job_name(owner: AnyResource, step: AnySpec, label: str) -> str:
     digest = short_digest([owner.kind, step.model_dump(mode="json"), retry])
     tail = f"-{label.lower().replace('_', '-')}-{digest}"
     return owner.metadata.name[: MAX_CHILD_NAME - len(tail)].rstrip("-.") + tail
+
+
+def build_token_variables(owner: AnyResource, step: AnySpec, placement: Placement) -> list[Manifest]:
+    """The hub's token for the two steps that ask a hub; no other step ever sees it."""
+    if not isinstance(owner, SLMModel) or not isinstance(step, ResolveSpec | AcquireSpec):
+        return []
+    hub = owner.spec.source.hugging_face
+    if hub is not None and hub.token_secret_ref is not None and not placement.own_hub_token:
+        chosen = hub.token_secret_ref.model_dump()
+        return [{"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": chosen}}]
+    if placement.own_hub_token:
+        return [{"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": OWN_ENVIRONMENT}}]
+    return []
 
 
 def build_job(
@@ -41,7 +59,10 @@ def build_job(
         "name": "step",
         "image": placement.image,
         "command": [*placement.pipeline_command, step.step, "--spec-env", SPEC_VARIABLE],
-        "env": [{"name": SPEC_VARIABLE, "value": step.model_dump_json(by_alias=True, exclude_defaults=False)}],
+        "env": [
+            {"name": SPEC_VARIABLE, "value": step.model_dump_json(by_alias=True, exclude_defaults=False)},
+            *build_token_variables(owner, step, placement),
+        ],
         "resources": resources.model_dump(exclude_defaults=True),
     }
     return {

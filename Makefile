@@ -1,0 +1,58 @@
+# Everything a contributor or a curious user runs. `make` alone explains.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+LOCKS := requirements/build.txt requirements/runtime.txt requirements/check.txt requirements/test.txt
+SOURCES := operator pipelines dev tests
+BENCH ?= all
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-down test soak bench check fmt generate golden lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.ready ## Create .venv with exactly the locked packages
+
+$(VENV)/.ready: pyproject.toml $(LOCKS) dev/setup.sh
+	@PYTHON=$(PYTHON) dev/setup.sh $(VENV) $(LOCKS)
+	@touch $@
+
+demo: setup ## Fetch, verify, convert, quantize, measure, gate and serve a model; DEMO_MODEL=owner/name takes another
+	@$(PY) -m dev.demo.run
+
+demo-down: setup ## Stop what the demo left running
+	@$(PY) -m dev.demo.run --down
+
+test: setup check ## Everything that can run on this machine; what was skipped is listed with its reason
+	@$(PY) -m slm_pipelines.tools.llama_cpp
+	@$(PY) -m pytest -n 2 --dist loadfile
+
+soak: setup ## The long forms: fifty daemon kills
+	@SLM_SOAK=1 $(PY) -m pytest -m soak
+
+bench: setup ## Measure against a peer in one run, JSON into build/bench; BENCH=name runs one
+	@$(PY) -m tests.bench $(BENCH)
+
+check: setup ## Lint, types, import contracts and generated files; changes nothing
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-timings | tail -n 3
+	@$(PY) -m dev.generate --check
+
+fmt: setup ## Format, and mend what lint can mend
+	@$(VENV)/bin/ruff check --fix --quiet . || true
+	@$(VENV)/bin/ruff format .
+
+generate: setup ## Write crds/ and docs/reference/ from the models
+	@$(PY) -m dev.generate
+
+golden: setup ## Make tests/golden again with llama.cpp's own converter (needs torch, about 1 GB)
+	@dev/golden/make.sh $(VENV)
+
+lock: setup ## Pin newer versions of nothing but what pyproject.toml asks for
+	@dev/lock.sh
+
+clean: ## Remove build/, caches and .venv
+	@rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
