@@ -136,25 +136,33 @@ def watch_progress() -> None:
     """Show what happens until all three objects are Ready; raises DemoFailed when one stalls."""
     shown: dict[str, str] = {}
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        states = []
-        for kind in ("SLMModel", "QuantJob", "InferenceService"):
-            document = get(kind)
-            ready = ready_condition(document)
-            text = f"{kind:17} {ready.get('reason', 'Pending'):14} {ready.get('message', '')}"
-            if shown.get(kind) != text and ready.get("reason") not in {"ModelNotReady", "QuantJobNotReady"}:
-                console.print("    " + text, highlight=False, soft_wrap=True)
-                shown[kind] = text
-            stalled = any(
-                c["type"] == "Stalled" and c["status"] == "True" for c in document["status"].get("conditions", [])
-            )
-            if stalled:
-                raise DemoFailed(text)
-            states.append(ready.get("status") == "True")
-        if all(states):
-            return
-        time.sleep(0.4)
+    with console.status("Starting") as status:
+        while time.monotonic() < deadline:
+            documents = [get(kind) for kind in ("SLMModel", "QuantJob", "InferenceService")]
+            for document in documents:
+                show_state(document, shown)
+            working = next((d for d in documents if ready_condition(d).get("status") != "True"), None)
+            if working is None:
+                return
+            status.update(working.get("status", {}).get("progress") or "Waiting")
+            time.sleep(0.3)
     raise DemoFailed("the demo did not finish in time")
+
+
+def show_state(document: dict[str, Any], shown: dict[str, str]) -> None:
+    """Print an object's state once per step; raises DemoFailed when it is stuck."""
+    ready, kind = ready_condition(document), document["kind"]
+    if ready.get("reason") in {None, "ModelNotReady", "QuantJobNotReady"}:
+        return
+    message = ready["message"]
+    step = message.split(":")[0] if ready["status"] != "True" else message
+    text = f"{kind:17} {ready['reason']:14} {step}"
+    if shown.get(kind) != text:
+        console.print("    " + text, highlight=False, soft_wrap=True)
+        shown[kind] = text
+    conditions = document["status"]["conditions"]
+    if any(item["type"] == "Stalled" and item["status"] == "True" for item in conditions):
+        raise DemoFailed(f"{kind} {ready['reason']}: {message}")
 
 
 def ask(url: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import openai
 import psutil
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.local.conftest import Demo, run_demo
 
@@ -66,12 +67,10 @@ def client(demo: Demo) -> openai.OpenAI:
 def test_the_openai_client_chats_streams_completes_and_lists(demo: Demo) -> None:
     api = client(demo)
     assert [model.id for model in api.models.list()] == ["demo"]
-    messages = [{"role": "user", "content": "What is a list?"}]
-    whole = api.chat.completions.create(model="demo", messages=messages, max_tokens=16, temperature=0)  # type: ignore[call-overload]
-    assert whole.choices[0].message.content.strip()
-    parts = api.chat.completions.create(  # type: ignore[call-overload]
-        model="demo", messages=messages, max_tokens=16, temperature=0, stream=True
-    )
+    question: ChatCompletionUserMessageParam = {"role": "user", "content": "What is a list?"}
+    whole = api.chat.completions.create(model="demo", messages=[question], max_tokens=16, temperature=0)
+    assert (whole.choices[0].message.content or "").strip()
+    parts = api.chat.completions.create(model="demo", messages=[question], max_tokens=16, temperature=0, stream=True)
     pieces = [part.choices[0].delta.content or "" for part in parts if part.choices]
     assert len(pieces) > 2
     assert "".join(pieces) == whole.choices[0].message.content

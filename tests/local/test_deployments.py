@@ -122,7 +122,7 @@ async def test_a_killed_engine_is_healed_without_a_refused_connection(tmp_path: 
 
 async def test_an_engine_that_keeps_crashing_waits_longer_each_time(tmp_path: Path) -> None:
     async with kubelet(tmp_path) as cluster:
-        command = {"command": ["sh", "-c", "echo no memory >&2; exit 3"], "args": []}
+        command: dict[str, Any] = {"command": ["sh", "-c", "echo no memory >&2; exit 3"], "args": []}
         await cluster.apply(deployment(**command, terminationMessagePolicy="FallbackToLogsOnError"))
         await until(cluster, KEY, lambda status: status.get("replicas") == 1)
         pod = await only_pod(cluster)
@@ -169,7 +169,7 @@ async def test_a_rolling_update_refuses_and_drops_no_request(tmp_path: Path) -> 
         await cluster.apply(deployment("two", replicas=2))
 
         def rolled(status: dict[str, Any]) -> bool:
-            return status["observedGeneration"] == 2 and status["updatedReplicas"] == status["replicas"] == 2
+            return bool(status["observedGeneration"] == 2 and status["updatedReplicas"] == status["replicas"] == 2)
 
         await until(cluster, KEY, rolled)
         seen = len(answers)

@@ -68,7 +68,7 @@ class Sequence:
         if view.state == "absent":
             self._start(step, label)
         reason = STEP_REASONS[step.step]
-        self.progress = describe_progress(view.progress, f"{label}: starting")
+        self.progress = f"{label}: {describe_progress(view.progress)}"
         message = f"{self.progress}; last attempt: {view.error.message}" if view.error else self.progress
         raise Blocked(Verdict("progressing", reason, message))
 

@@ -109,10 +109,10 @@ def _progress(pod: Manifest) -> Progress | None:
         return None
 
 
-def describe_progress(progress: Progress | None, fallback: str) -> str:
+def describe_progress(progress: Progress | None) -> str:
     """Progress in words: ``fetching model.safetensors: 120.0 MiB of 1.11 GiB (10%)``."""
     if progress is None:
-        return fallback
+        return "starting"
     if not progress.total:
         return progress.message
     share = f"({100 * progress.done // progress.total}%)"

@@ -1,5 +1,6 @@
 """Where labels of a scatter plot go so that none covers another, a point or the edge."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Box:
         """Width times height."""
         return (self.right - self.left) * (self.top - self.bottom)
 
+    def distance(self, point: tuple[float, float]) -> float:
+        """From the nearest edge to a point; 0 inside."""
+        across = max(self.left - point[0], 0.0, point[0] - self.right)
+        return math.hypot(across, max(self.bottom - point[1], 0.0, point[1] - self.top))
+
     def grow(self, by: float) -> "Box":
         """The rectangle with a rim."""
         return Box(self.left - by, self.bottom - by, self.right + by, self.top + by)
@@ -69,9 +75,12 @@ def place_labels(
     for anchor, size in zip(anchors, sizes, strict=True):
         solid = [*points, *(box.grow(PADDING) for box in taken)]
 
-        def cost(place: tuple[float, Box], solid: Sequence[Box] = solid) -> float:
+        def cost(place: tuple[float, Box], solid: Sequence[Box] = solid, anchor: tuple[float, float] = anchor) -> float:
             distance, box = place
             covered = sum(box.overlap(other) for other in solid) + box.area - box.overlap(area)
+            own = box.distance(anchor)
+            misread = sum(other != anchor and box.distance(other) < own + 1 for other in anchors)
+            covered += misread  # A label nearer to another point would name the wrong one.
             return COVER_COST * covered + sum(box.overlap(line) for line in lines) + DISTANCE_COST * distance
 
         taken.append(min(_candidates(anchor, size), key=cost)[1])
