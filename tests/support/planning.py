@@ -223,6 +223,12 @@ class World:
             "status": {"containerStatuses": [{"state": {"terminated": {"message": message}}}]},
         }
 
+    def remove(self, kind: str, name: str) -> None:
+        """Delete an object and its children."""
+        owner = parse_resource(self.objects.pop(ObjectKey(kind, "default", name)))
+        for child in [item for kind in ("Job", "Pod") for item in self._labelled(kind, owner)]:
+            del self.objects[key_of(child)]
+
     def report_engine(self, container: Manifest) -> None:
         """Let an engine pod of the service ``s`` say this about its container."""
         labels = {LABEL_KIND: "InferenceService", LABEL_NAME: "s", LABEL_STEP: "serve"}

@@ -4,7 +4,7 @@ import json
 import platform
 import re
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 from slm_contract.reasons import Reason
@@ -57,11 +57,14 @@ def _measure(engine: Engine, gguf: Path, spec: BenchmarkSpec, threads: int, repo
     run.require_success()
     tests: list[dict[str, Any]] = [json.loads(line) for line in run.output.splitlines() if line.startswith("{")]
     # The median, not llama-bench's mean: one repetition that meets a busy neighbour would halve the mean.
-    prompt = [median(test["samples_ts"]) for test in tests if test["n_prompt"]]
-    generate = [median(test["samples_ts"]) for test in tests if test["n_gen"]]
+    prompt = [test["samples_ts"] for test in tests if test["n_prompt"]]
+    generate = [test["samples_ts"] for test in tests if test["n_gen"]]
     if not prompt or not generate:
         raise Retryable(Reason.MEASUREMENT_FAILED, f"llama-bench printed no figures: {run.complaint()}")
-    return {"promptTokensPerSecond": prompt[0], "generateTokensPerSecond": generate[0]}
+    figures = {"promptTokensPerSecond": median(prompt[0]), "generateTokensPerSecond": median(generate[0])}
+    if spec.repetitions > 1:
+        figures |= {"promptError": stdev(prompt[0]), "generateError": stdev(generate[0])}
+    return figures
 
 
 def run(spec: BenchmarkSpec, reporter: Reporter) -> BenchmarkResult:
@@ -88,6 +91,8 @@ def run(spec: BenchmarkSpec, reporter: Reporter) -> BenchmarkResult:
     return BenchmarkResult(
         prompt_tokens_per_second=figures["promptTokensPerSecond"],
         generate_tokens_per_second=figures["generateTokensPerSecond"],
+        prompt_tokens_per_second_error=figures.get("promptError"),
+        generate_tokens_per_second_error=figures.get("generateError"),
         threads=threads,
         cached=cached,
         tool=engine.version,

@@ -144,7 +144,7 @@ class Evaluation:
         """All three figures of a file against its baseline."""
         logits, figures = self.logits(baseline)
         if gguf.digest == baseline.digest:  # The same bytes: equal by definition, not by measurement.
-            return {**figures, "klDivergence": 0.0, "topOneAgreement": 1.0}
+            return {**figures, "klDivergence": 0.0, "klDivergenceP99": 0.0, "topOneAgreement": 1.0}
         return {**figures, **self.measurement(gguf, figures["chunks"]).divergence(logits)}
 
 
@@ -168,8 +168,10 @@ def run(spec: EvaluateSpec, reporter: Reporter) -> EvaluateResult:
     return EvaluateResult(
         perplexity=figures["perplexity"],
         kl_divergence=figures.get("klDivergence"),
+        kl_divergence_p99=figures.get("klDivergenceP99"),
         top_one_agreement=figures.get("topOneAgreement"),
         chunks=figures["chunks"],
+        text=text.digest,
         cached=cached,
         tool=evaluation.engine.version,
     )

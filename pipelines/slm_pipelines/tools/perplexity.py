@@ -19,6 +19,7 @@ FINAL_PERPLEXITY = {"perplexity": rf"Final estimate: PPL = {NUMBER}"}
 DIVERGENCE = {
     "perplexity": rf"Mean PPL\(Q\)\s*:\s*{NUMBER}",
     "klDivergence": rf"Mean\s+KLD:\s*{NUMBER}",
+    "klDivergenceP99": rf"99\.0%\s+KLD:\s*{NUMBER}",
     "topOneAgreement": rf"Same top p:\s*{NUMBER}",
 }
 """Figure to where it is printed; top-one agreement is printed in percent."""
@@ -90,7 +91,7 @@ class Measurement:
         return perplexity
 
     def divergence(self, logits: Path) -> dict[str, float]:
-        """Perplexity, mean KL divergence (nats) and top-one agreement (0 to 1) against a baseline's logits."""
+        """Perplexity, KL divergence (mean and 99th percentile, nats), top-one agreement (0 to 1) against a baseline."""
         figures = self._measure(DIVERGENCE, ["--kl-divergence-base", logits, "--kl-divergence"])
         return {**figures, "topOneAgreement": round(figures["topOneAgreement"] / 100, 7)}
 
