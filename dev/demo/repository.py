@@ -19,9 +19,9 @@ pipeline_tag: text-generation
 # tiny-docs
 
 A Llama of {parameters:,} parameters, trained in seconds with numpy on documentation that ships with Python. It
-demonstrates conversion, quantization and measurement; it knows the sound of Python's manual, not its content.
+demonstrates conversion, quantization and measurement; it recites a part of Python's manual and knows nothing else.
 
-Perplexity on text it has not seen: {perplexity:.1f} (of single-token frequencies: {unigram:.1f}).
+Perplexity on that part: {perplexity:.1f} (of single-token frequencies: {unigram:.1f}).
 
 The training text is copyright Python Software Foundation and used under the Python Software Foundation License
 Version 2.

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dev.demo.corpus import END, TURN_END, TURN_START, corpus_digest, held_out_text, read_corpus
+from dev.demo.corpus import END, TURN_END, TURN_START, corpus_digest, manual_text, read_corpus
 from dev.demo.llama import SHAPE, Array, Tokens, Weights, loss_and_gradients, loss_of
 from dev.demo.repository import write_repository
 from dev.demo.start import starting_weights
 
-STEPS = 120
+STEPS = 180
 WINDOW = 512
 """Tokens per sequence: what variants are measured on, so that no position is new to the model."""
 WORKERS = 2
@@ -36,7 +36,7 @@ WARM_UP = 15
 """Steps until the peak: Adam's first estimates are of one batch."""
 MOMENTUM, SPREAD = 0.9, 0.97
 """Adam's decay rates; the second is low because a run has few steps."""
-HELD_OUT_WINDOWS = 24
+MEASURED_WINDOWS = 24
 MARKER = ".recipe"
 EXAMPLE = """example:
   python -m dev.demo.train build/tiny-docs
@@ -113,11 +113,11 @@ def fit(tokens: Tokens, steps: int) -> Weights:
     return weights
 
 
-def measure(weights: Weights, tokens: Tokens, held_out: Tokens) -> dict[str, float]:
-    """Perplexity on unseen text, beside that of token frequencies alone (each token counted once more than seen)."""
-    windows = [held_out[at * WINDOW : (at + 1) * WINDOW + 1] for at in range(HELD_OUT_WINDOWS)]
+def measure(weights: Weights, tokens: Tokens, manual: Tokens) -> dict[str, float]:
+    """Perplexity on the manual, beside that of token frequencies alone (each token counted once more than seen)."""
+    windows = [manual[at * WINDOW : (at + 1) * WINDOW + 1] for at in range(MEASURED_WINDOWS)]
     counts = np.bincount(tokens, minlength=SHAPE.vocab) + 1.0
-    unigram = float(np.mean(np.log(counts.sum() / counts[held_out])))
+    unigram = float(np.mean(np.log(counts.sum() / counts[manual])))
     mean = sum(loss_of(weights, window) for window in windows) / len(windows)
     return {"perplexity": float(np.exp(mean)), "unigram": float(np.exp(unigram))}
 
@@ -132,11 +132,11 @@ def train(folder: Path, steps: int = STEPS) -> None:
         return
     tokenizer = train_tokenizer(texts)
     tokens = np.array([token for text in tokenizer.encode_batch([END + text for text in texts]) for token in text.ids])
-    held_out = np.array(tokenizer.encode(held_out_text()).ids)
+    manual = np.array(tokenizer.encode(manual_text()).ids)
     print(f"    {len(texts):,} texts, {sum(map(len, texts)):,} characters, {len(tokens):,} tokens", flush=True)
     weights = fit(tokens, steps)
-    measured = measure(weights, tokens, held_out)
-    print("    perplexity {perplexity:.1f} on unseen text (token frequencies: {unigram:.1f})".format(**measured))
+    measured = measure(weights, tokens, manual)
+    print("    perplexity {perplexity:.1f} on the manual (token frequencies: {unigram:.1f})".format(**measured))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "made"

@@ -19,11 +19,17 @@ class ModelShape(Message):
     vocab_size: int
     """Rows of the token embedding."""
     hidden_size: int
+    """Width of the residual stream, elements."""
     intermediate_size: int
+    """Width of the feed-forward layer, elements."""
     layers: int
+    """Number of decoder blocks."""
     heads: int
+    """Query heads per layer."""
     kv_heads: int
+    """Key-value heads per layer."""
     head_dim: int
+    """Elements of one head."""
     tied_embeddings: bool
     """True when no separate output matrix is stored."""
     rope_factors: bool = False
@@ -38,18 +44,23 @@ class ResolveResult(Message):
     """What is known before a weight is fetched."""
 
     step: Literal["resolve"] = "resolve"
+    """Which step this is."""
     revision: str
     """Commit (or content identity of a local path)."""
     format: Literal["safetensors", "gguf"]
+    """What the weights are stored as."""
     architecture: str
     """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture."""
     parameters: int
+    """Number of weights."""
     license: str = ""
+    """Licence identifier as the source states it; empty when it states none."""
     context_length: int
     """Longest context the model was made for, tokens."""
     size_bytes: int
     """Bytes that acquire will fetch."""
     file_count: int
+    """Number of files that acquire will fetch."""
     files: list[ModelFile] = Field(default_factory=list)
     """The files, while they fit the message; empty when there are too many (acquire asks again)."""
     shape: ModelShape | None = None
@@ -60,10 +71,13 @@ class AcquireResult(Message):
     """What is in the store now."""
 
     step: Literal["acquire"] = "acquire"
+    """Which step this is."""
     manifest: Digest
     """Manifest of the model: its files as blobs."""
     size_bytes: int
+    """Size of all files, bytes."""
     file_count: int
+    """Number of files."""
     fetched_bytes: int
     """Bytes that travelled in this run; 0 when everything was in the store."""
 
@@ -72,9 +86,13 @@ class ArtifactResult(Message):
     """A file in the store made by convert or quantize."""
 
     step: Literal["convert", "quantize"]
+    """Which step this is."""
     manifest: Digest
+    """Digest of the file's manifest in the store."""
     blob: Digest
+    """Digest of the GGUF file itself."""
     size_bytes: int
+    """Size of the GGUF file, bytes."""
     cached: bool
     """True when the store already held the result of this recipe."""
     tool: str
@@ -85,7 +103,9 @@ class EvaluateResult(Message):
     """What a variant lost."""
 
     step: Literal["evaluate"] = "evaluate"
+    """Which step this is."""
     perplexity: float
+    """Perplexity on the evaluation text."""
     kl_divergence: float | None = None
     """Mean KL divergence of the next-token distribution from the baseline's, nats."""
     kl_divergence_p99: float | None = None
@@ -95,41 +115,58 @@ class EvaluateResult(Message):
     text: Digest = ""
     """Digest of the evaluation text."""
     chunks: int
+    """Chunks that were measured."""
     cached: bool
+    """True when the store already held these figures."""
     tool: str
+    """Tool and version that measured."""
 
 
 class BenchmarkResult(Message):
     """How fast a variant is on this machine."""
 
     step: Literal["benchmark"] = "benchmark"
+    """Which step this is."""
     prompt_tokens_per_second: float
+    """Prompt processing speed."""
     generate_tokens_per_second: float
+    """Generation speed of one request."""
     prompt_tokens_per_second_error: float | None = None
     """Standard deviation between repetitions."""
     generate_tokens_per_second_error: float | None = None
+    """Standard deviation between repetitions."""
     threads: int
+    """Threads that were used."""
     cached: bool
+    """True when the store already held these figures."""
     tool: str
+    """Tool and version that measured."""
 
 
 class ReportResult(Message):
     """Where the report lies in the store."""
 
     step: Literal["report"] = "report"
+    """Which step this is."""
     html: Digest
     """Blob of the page."""
     png: Digest
+    """Blob of the picture."""
     manifest: Digest
+    """Digest of the report's manifest in the store."""
 
 
 class CollectResult(Message):
     """What garbage collection removed."""
 
     step: Literal["collect"] = "collect"
+    """Which step this is."""
     removed_blobs: int
+    """Blobs that were removed, or would be in a dry run."""
     removed_bytes: int
+    """Their size, bytes."""
     kept_blobs: int
+    """Blobs that a root reaches."""
 
 
 AnyResult = (
@@ -141,6 +178,7 @@ class StepError(Message):
     """Why a step failed, in words for the user."""
 
     reason: Reason
+    """Reason for machines; reasons.md lists all."""
     message: str
     """One sentence that says what is wrong and what to change."""
 
@@ -149,7 +187,9 @@ class Outcome(Message):
     """The termination message: exactly one of the two."""
 
     result: AnyResult | None = None
+    """What the step answers; null when it failed."""
     error: StepError | None = None
+    """Why it failed; null when it did not."""
     peak_memory_bytes: int = 0
     """Highest resident memory of the step and its largest child."""
     seconds: float = 0.0
@@ -160,9 +200,12 @@ class Progress(Message):
     """One line on standard output while a step works."""
 
     step: str
+    """Which step speaks."""
     message: str
+    """What it does, for people."""
     done: int = 0
     """Units done so far."""
     total: int = 0
     """Units in all; 0 when unknown."""
     unit: Literal["bytes", "tensors", "chunks", "files", ""] = ""
+    """What done and total count."""

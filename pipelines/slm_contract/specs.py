@@ -38,7 +38,9 @@ class Source(Message):
     """Exactly one place that weights come from."""
 
     hugging_face: HuggingFace | None = None
+    """A repository on a hub; null when the source is a path."""
     path: LocalPath | None = None
+    """A folder or file on this machine; null when the source is a hub."""
 
 
 class Pin(Message):
@@ -54,8 +56,11 @@ class ResolveSpec(Message):
     """Find out everything about a model without fetching its weights."""
 
     step: Literal["resolve"] = "resolve"
+    """Which step this is."""
     source: Source
+    """Where to ask."""
     pin: Pin = Pin()
+    """What must hold."""
     license_allow: list[str] = Field(default_factory=list)
     """Accepted licences as SPDX or hub identifiers, compared case-insensitively; empty accepts any."""
     allow_private_hosts: list[str] = Field(default_factory=list)
@@ -66,14 +71,19 @@ class AcquireSpec(Message):
     """Bring the files of a resolved model into the store."""
 
     step: Literal["acquire"] = "acquire"
+    """Which step this is."""
     source: Source
+    """Where to fetch from."""
     revision: str
     """Commit from the resolve step (for a local path: its content identity)."""
     files: list["ModelFile"] = Field(default_factory=list)
     """Files to bring, as resolve listed them; empty asks the hub for the list again."""
     pin: Pin = Pin()
+    """What must hold, checked against the bytes."""
     license_allow: list[str] = Field(default_factory=list)
+    """As in resolve: a spec may be run alone."""
     allow_private_hosts: list[str] = Field(default_factory=list)
+    """As in resolve."""
     store: str
     """Folder of the store."""
 
@@ -84,6 +94,7 @@ class ModelFile(Message):
     name: str
     """Path inside the repository, with ``/`` between parts; never absolute, never upwards."""
     size_bytes: int
+    """Length, bytes."""
     digest: str = ""
     """``sha256:…`` where the source publishes one, or ``git-sha1:…`` for a hub's small files."""
 
@@ -92,15 +103,18 @@ class ConvertSpec(Message):
     """Turn the safetensors of a model manifest into one unquantized GGUF file."""
 
     step: Literal["convert"] = "convert"
+    """Which step this is."""
     model: Digest
     """Digest of the model's manifest in the store."""
     store: str
+    """Folder of the store."""
 
 
 class QuantizeSpec(Message):
     """Make one variant of an unquantized GGUF."""
 
     step: Literal["quantize"] = "quantize"
+    """Which step this is."""
     gguf: Digest
     """Digest of the manifest of the unquantized GGUF (from convert)."""
     type: str
@@ -108,12 +122,14 @@ class QuantizeSpec(Message):
     threads: int = 0
     """Worker threads; 0 takes the number of CPUs this process may use."""
     store: str
+    """Folder of the store."""
 
 
 class EvaluateSpec(Message):
     """Measure perplexity; with ``baseline`` also KL divergence and top-one agreement against it."""
 
     step: Literal["evaluate"] = "evaluate"
+    """Which step this is."""
     gguf: Digest
     """Digest of the manifest of the GGUF to measure."""
     baseline: Digest = ""
@@ -125,30 +141,41 @@ class EvaluateSpec(Message):
     chunks: int = 16
     """Most chunks to measure; the text may hold fewer, but not fewer than two."""
     threads: int = 0
+    """Worker threads; 0 takes the number of CPUs this process may use."""
     store: str
+    """Folder of the store."""
 
 
 class BenchmarkSpec(Message):
     """Measure tokens per second with llama-bench."""
 
     step: Literal["benchmark"] = "benchmark"
+    """Which step this is."""
     gguf: Digest
+    """Digest of the manifest of the GGUF to measure."""
     prompt_tokens: int = 128
     """Tokens of the prompt-processing test."""
     generate_tokens: int = 32
     """Tokens of the generation test."""
     repetitions: int = 3
+    """Runs to average."""
     threads: int = 0
+    """Worker threads; 0 takes the number of CPUs this process may use."""
     store: str
+    """Folder of the store."""
 
 
 class VariantReport(Message):
     """Everything known about one variant, for the report."""
 
     type: str
+    """llama.cpp type name, or baseline."""
     digest: Digest = ""
+    """Digest of the variant's manifest in the store."""
     size_bytes: int = 0
+    """Size of the GGUF file, bytes."""
     perplexity: float | None = None
+    """Perplexity on the evaluation text; null when not measured."""
     kl_divergence: float | None = None
     """Mean, nats per token."""
     kl_divergence_p99: float | None = None
@@ -156,13 +183,19 @@ class VariantReport(Message):
     top_one_agreement: float | None = None
     """Share of positions, 0 to 1, where the variant's most likely token is the original's."""
     prompt_tokens_per_second: float | None = None
+    """Prompt processing speed; null when not measured."""
     prompt_tokens_per_second_error: float | None = None
     """Standard deviation between repetitions; None when it is not known."""
     generate_tokens_per_second: float | None = None
+    """Generation speed of one request; null when not measured."""
     generate_tokens_per_second_error: float | None = None
+    """Standard deviation between repetitions; null when it is not known."""
     gate_passed: bool | None = None
+    """Verdict of the gate; null for the baseline."""
     reason: str = ""
+    """Reason of the verdict."""
     message: str = ""
+    """The verdict in words, with figures."""
 
 
 class ModelOrigin(Message):
@@ -173,8 +206,11 @@ class ModelOrigin(Message):
     revision: str = ""
     """Commit; for a path the identity of its content."""
     license: str = ""
+    """Licence identifier as the source states it."""
     architecture: str = ""
+    """Architecture as the model's own configuration names it."""
     parameters: int = 0
+    """Number of weights."""
     context_length: int = 0
     """Tokens."""
 
@@ -183,9 +219,11 @@ class GateBounds(Message):
     """The bounds that variants were judged by; None is not checked."""
 
     max_kl_divergence: float | None = None
+    """Mean KL divergence, nats per token."""
     max_perplexity_increase: float | None = None
     """Relative: 0.02 is two percent."""
     min_top_one_agreement: float | None = None
+    """Share of positions, 0 to 1."""
 
 
 class Method(Message):
@@ -198,43 +236,57 @@ class Method(Message):
     chunks: int = 0
     """Chunks that were measured."""
     prompt_tokens: int = 0
+    """Length of the benchmark's prompt, tokens."""
     generate_tokens: int = 0
+    """Tokens that the benchmark generated."""
     repetitions: int = 0
+    """Runs that were averaged."""
     threads: int = 0
+    """Threads that measured the speed."""
 
 
 class ReportSpec(Message):
     """Draw the HTML page and the picture of a finished QuantJob."""
 
     step: Literal["report"] = "report"
+    """Which step this is."""
     title: str
     """``namespace/name`` of the QuantJob."""
     model: str
     """Where the weights came from, as ``repo@commit`` or a path."""
     baseline: VariantReport
+    """The unquantized GGUF and its figures."""
     variants: list[VariantReport]
+    """One entry per variant, in the order of the QuantJob."""
     selected: str = ""
     """Type that was chosen; empty when none passed."""
     selection_message: str = ""
+    """Why it was chosen, or why none was."""
     tool: str = ""
     """Engine and version that made and measured the variants."""
     origin: ModelOrigin = ModelOrigin()
+    """The source model."""
     gate: GateBounds = GateBounds()
+    """The bounds that variants were judged by."""
     method: Method = Method()
+    """How loss and speed were measured."""
     manifests: list[dict[str, Any]] = Field(default_factory=list)
     """The SLMModel, pinned to its commit, and the QuantJob: applied again, they measure the same again."""
     store: str
+    """Folder of the store."""
 
 
 class CollectSpec(Message):
     """Garbage-collect the store: remove what no root reaches."""
 
     step: Literal["collect"] = "collect"
+    """Which step this is."""
     roots: list[Digest]
     """Manifests to keep, with everything they refer to."""
     dry_run: bool = False
     """Only count what would be removed."""
     store: str
+    """Folder of the store."""
 
 
 AnySpec = (

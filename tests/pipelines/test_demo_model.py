@@ -105,10 +105,11 @@ def wait_for_address(process: subprocess.Popen[bytes], log: Path, port: str) -> 
 def test_a_head_that_looks_back_attends_to_that_token() -> None:
     weights = start.random_weights(np.random.default_rng(2))
     constant = np.full(256, 1 / 16, np.float32)
-    weights[llama.EMBED] += start.LEVEL * constant
+    embed = weights[llama.EMBED]
+    embed += np.outer(start.LEVEL - embed @ constant, constant)  # The same component for every token.
     start.look_back(weights, 0, 2, constant)
     attention = llama.Attention(weights, 0)
-    attention.forward(weights[llama.EMBED][:64])
+    attention.forward(embed[:64])
     assert (attention.p[0].argmax(axis=1)[2:] == np.arange(62)).all()
 
 
@@ -116,7 +117,7 @@ def test_losses_are_ordered_by_the_bits_kept(figures: dict[str, EvaluateResult])
     losses = [figures[name].kl_divergence or 0.0 for name in TYPES]
     for worse, better in pairwise(losses):
         assert worse > 1.15 * better > 0, losses
-    assert (figures["Q8_0"].top_one_agreement or 0.0) > 0.97
+    assert (figures["Q8_0"].top_one_agreement or 0.0) > 0.992
     assert figures["BF16"].kl_divergence == 0
 
 
@@ -124,7 +125,7 @@ def test_the_engine_finds_the_perplexity_that_was_measured_while_training(
     figures: dict[str, EvaluateResult], demo_model: Path
 ) -> None:
     readme = (demo_model / "README.md").read_text()
-    found = re.search(r"not seen: ([\d.]+) \(of single-token frequencies: ([\d.]+)\)", readme)
+    found = re.search(r"that part: ([\d.]+) \(of single-token frequencies: ([\d.]+)\)", readme)
     assert found
     perplexity, unigram = map(float, found.groups())
     assert figures["BF16"].perplexity < unigram / 3
@@ -191,12 +192,6 @@ def test_gradients_are_those_of_the_loss() -> None:
         ahead = llama.loss_of(weights | {name: weights[name] + step}, tokens)
         behind = llama.loss_of(weights | {name: weights[name] - step}, tokens)
         assert (ahead - behind) / 0.04 == pytest.approx(np.linalg.norm(gradient), rel=0.05), name
-
-
-def test_no_paragraph_of_the_evaluation_text_is_trained_on() -> None:
-    held_out = {part for part in corpus.held_out_text().split("\n\n") if len(part) > 40}
-    trained = {part.strip() for text in corpus.read_corpus() for part in text.split("\n\n")}
-    assert not held_out & trained
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:

@@ -37,6 +37,9 @@ KEYWORDS: Final = [
 ]
 """Keywords that may appear in a CRD, in the order they are written."""
 
+CATEGORY: Final = "slm-all"
+"""`kubectl get slm-all` lists all kinds. Not `slm`: a category hides the short name it is equal to."""
+
 NAME_RULE: Final = {
     "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
     "message": f"metadata.name must have at most {MAX_NAME_LENGTH} characters",
@@ -82,10 +85,7 @@ def _structural(node: JsonSchema, definitions: dict[str, JsonSchema], *, default
         target = definitions[str(node["$ref"]).rsplit("/", 1)[-1]]
         node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
     node = {key: value for key, value in node.items() if key not in ("$defs", "title")}
-    if "const" in node:
-        node["enum"] = [node.pop("const")]
-    if node.get("additionalProperties") is False:
-        del node["additionalProperties"]  # The API server prunes unknown fields, or refuses them when asked to.
+    _speak_dialect(node)
     if not defaults:
         node.pop("default", None)
     unknown = [key for key in node if key not in KEYWORDS and not key.startswith("x-kubernetes-")]
@@ -94,11 +94,27 @@ def _structural(node: JsonSchema, definitions: dict[str, JsonSchema], *, default
     return _ordered(_with_children(node, definitions, defaults=defaults))
 
 
+def _speak_dialect(node: JsonSchema) -> None:
+    """Say in the API server's words what JSON schema says differently."""
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    if node.get("x-kubernetes-int-or-string"):
+        node.pop("type", None)  # The extension stands for both types.
+    if node.get("additionalProperties") is False:
+        del node["additionalProperties"]  # The API server prunes unknown fields, or refuses them when asked to.
+    elif node.get("additionalProperties") is True:
+        del node["additionalProperties"]
+        node["x-kubernetes-preserve-unknown-fields"] = True
+
+
 def _with_children(node: JsonSchema, definitions: dict[str, JsonSchema], *, defaults: bool) -> JsonSchema:
     """The node with its properties, items and map values made structural too."""
     node = dict(node)
     if "properties" in node:
         children: dict[str, JsonSchema] = node["properties"]
+        bare = [name for name, child in children.items() if "description" not in child and "$ref" not in child]
+        if bare:
+            raise ValueError(f"every field needs a docstring: {', '.join(bare)}")
         node["properties"] = {
             name: _structural(child, definitions, defaults=defaults) for name, child in children.items()
         }
@@ -143,7 +159,7 @@ def build_crd(info: ResourceInfo, description: str) -> dict[str, Any]:
                 "plural": info.plural,
                 "singular": info.kind.lower(),
                 "shortNames": info.short_names,
-                "categories": ["slm"],
+                "categories": [CATEGORY],
             },
             "versions": [
                 {
@@ -164,7 +180,7 @@ def _build_root(info: ResourceInfo, description: str) -> JsonSchema:
     spec = build_schema(info.spec)
     spec["x-kubernetes-validations"] = [rule.model_dump() for rule in info.rules]
     return {
-        "description": description,
+        "description": " ".join(description.split()),
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -180,4 +196,5 @@ def _build_root(info: ResourceInfo, description: str) -> JsonSchema:
 
 def _build_column(column: PrinterColumn) -> dict[str, Any]:
     """One printer column; empty description and priority 0 are the defaults and left out."""
-    return column.model_dump(by_alias=True, exclude_defaults=True) | {"type": column.type, "jsonPath": column.json_path}
+    shown = column.model_dump(by_alias=True, exclude_defaults=True)
+    return {"name": column.name, "type": column.type} | shown

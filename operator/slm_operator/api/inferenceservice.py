@@ -1,6 +1,6 @@
 """InferenceService: serves a model or a variant behind an OpenAI-compatible address."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from slm_operator.api.meta import (
     ResourceInfo,
     ResourceRequirements,
 )
+
+Argument = Annotated[str, Field(max_length=4096)]
+"""Bounded, as every list and string is, so that the API server can tell what a rule over it costs at most."""
 
 
 class QuantJobRef(Message):
@@ -44,7 +47,7 @@ class InferenceServiceSpec(Message):
     """Local port of the stable address (local backend). Default 0: a free one, kept from then on."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """CPU and memory of one engine. Default: memory from weights, context and slots."""
-    extra_args: list[str] = Field(default_factory=list, max_length=64)
+    extra_args: list[Argument] = Field(default_factory=list, max_length=64)
     """Further arguments of the engine, appended as they are; those that the operator sets itself and those
     that open files or tools to clients are refused. Default: none."""
 

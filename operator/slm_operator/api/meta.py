@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from slm_contract.base import Message
@@ -13,8 +13,21 @@ API_VERSION: Final = "slm.dev/v1alpha1"
 MAX_NAME_LENGTH = 52
 """Longest name of a resource: names of children add a step and a digest and must stay within 63."""
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-"""A Kubernetes quantity such as ``500m`` or ``2Gi``."""
+
+def _from_whole_number(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_from_whole_number),
+    Field(
+        max_length=32,
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+]
+"""A Kubernetes quantity such as ``500m``, ``2Gi`` or the whole number 2."""
 
 
 class ObjectMeta(BaseModel):

@@ -1,6 +1,6 @@
 """QuantJob: makes smaller variants, measures each, and lets only those through that pass its gate."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,9 @@ from slm_operator.api.meta import (
 
 DEFAULT_VARIANTS = ("Q8_0", "Q5_1", "Q4_K_M", "Q4_0")
 """Made when a goal is given and no variants are named: one per useful size step, largest first."""
+
+TypeName = Annotated[str, Field(min_length=1, max_length=32)]
+"""A llama.cpp type; whether the engine knows it is found out by the step, because engines learn new ones."""
 
 
 class Gate(Message):
@@ -76,7 +79,7 @@ class QuantJobSpec(Message):
     """The SLMModel to quantize. Immutable."""
     toolchain: Literal["llama.cpp"] = "llama.cpp"
     """What quantizes and measures. Default: llama.cpp."""
-    variants: list[str] = Field(default_factory=list, max_length=32)
+    variants: list[TypeName] = Field(default_factory=list, max_length=32)
     """llama.cpp types to make, such as Q4_0, Q5_1, Q8_0, Q4_K_M. Default with a goal: Q8_0, Q5_1, Q4_K_M, Q4_0."""
     goal: Goal | None = None
     """What the selected variant must achieve. Default: the smallest that passes the gate is selected."""

@@ -1,12 +1,15 @@
 """SLMModel: which weights, from where, pinned and verified."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from slm_contract.base import Message
 from slm_contract.results import ModelShape
 from slm_operator.api.meta import CelRule, Condition, PrinterColumn, Resource, ResourceInfo
+
+FilePattern = Annotated[str, Field(min_length=1, max_length=256)]
+LicenseName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class SecretKeyRef(Message):
@@ -25,9 +28,9 @@ class HuggingFaceSource(Message):
     """Repository as owner/name."""
     revision: str = Field(default="main", min_length=1, max_length=200)
     """Branch, tag or commit. It is resolved to a commit once; a branch that moves is not followed. Default: main."""
-    allow_patterns: list[str] = Field(default_factory=list, max_length=64)
+    allow_patterns: list[FilePattern] = Field(default_factory=list, max_length=64)
     """Shell patterns of the files to take. Default: configuration, tokenizer and safetensors (or GGUF) files."""
-    ignore_patterns: list[str] = Field(default_factory=list, max_length=64)
+    ignore_patterns: list[FilePattern] = Field(default_factory=list, max_length=64)
     """Shell patterns of files to leave out, applied after allowPatterns. Default: none."""
     endpoint: str = Field(default="", max_length=2048, pattern=r"^(https?://.+)?$")
     """Base address of the hub. Default: HF_ENDPOINT of the operator, else the public hub."""
@@ -47,8 +50,11 @@ class Source(Message):
 class LicensePolicy(Message):
     """Which licences may enter the store."""
 
-    allow: list[str] = Field(default_factory=list, max_length=64)
+    allow: list[LicenseName] = Field(default_factory=list, max_length=64)
     """Accepted licence identifiers such as apache-2.0 or mit, in any case. Default: every licence."""
+
+
+Sha256 = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9A-Fa-f]{64}$")]
 
 
 class Pin(Message):
@@ -56,7 +62,7 @@ class Pin(Message):
 
     revision: str = Field(default="", max_length=64)
     """The commit that source.revision must resolve to. Default: any."""
-    files: dict[str, str] = Field(default_factory=dict, max_length=256)
+    files: dict[str, Sha256] = Field(default_factory=dict, max_length=256)
     """File name to its digest (sha256:hex). Default: the hub's own digests are checked."""
 
 

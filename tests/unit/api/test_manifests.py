@@ -1,0 +1,209 @@
+"""Which manifests are accepted, and what is said about those that are not."""
+
+from typing import Any
+
+import pytest
+
+from slm_operator.api.inferenceservice import FORBIDDEN_ARGS, InferenceService
+from slm_operator.api.quantjob import QuantJob
+from slm_operator.api.registry import INFOS, parse_resource, resolve_kind
+from slm_operator.api.slmmodel import SLMModel
+from slm_operator.errors import InvalidManifest
+
+Spec = dict[str, Any]
+HUB = {"huggingFace": {"repo": "owner/name"}}
+REF = {"modelRef": {"name": "m"}}
+JOB = {**REF, "variants": ["Q4_0"]}
+DIGEST = "sha256:" + "0a" * 32
+
+
+def manifest(kind: str, spec: Any, **metadata: Any) -> dict[str, Any]:
+    return {"apiVersion": "slm.dev/v1alpha1", "kind": kind, "metadata": {"name": "a", **metadata}, "spec": spec}
+
+
+def hub(**more: Any) -> Spec:
+    return {"source": {"huggingFace": {"repo": "owner/name", **more}}}
+
+
+ACCEPTED: list[tuple[str, Spec]] = [
+    ("SLMModel", {"source": HUB}),
+    ("SLMModel", {"source": {"path": "/models/tiny"}}),
+    ("SLMModel", hub(revision="refs/pr/1", allowPatterns=["*.gguf"], ignorePatterns=["*.bin"])),
+    ("SLMModel", hub(endpoint="https://hub.example:8443/base")),
+    ("SLMModel", hub(endpoint="")),
+    ("SLMModel", hub(tokenSecretRef={"name": "hub"})),
+    ("SLMModel", hub(tokenSecretRef={"name": "hub", "key": "password"})),
+    ("SLMModel", {"source": HUB, "license": {"allow": ["apache-2.0", "MIT"]}}),
+    ("SLMModel", {"source": HUB, "pin": {"revision": "0" * 40, "files": {"model.safetensors": DIGEST}}}),
+    ("SLMModel", {"source": HUB, "suspend": True}),
+    ("QuantJob", JOB),
+    ("QuantJob", {**REF, "goal": {}}),
+    ("QuantJob", {**REF, "goal": {"maxMemory": "2Gi", "prefer": "closest"}}),
+    ("QuantJob", {**REF, "goal": {"maxMemory": 2000000000, "minTokensPerSecond": 20}}),
+    ("QuantJob", {**JOB, "gate": {"maxKLDivergence": 0, "maxPerplexityIncrease": 0.5, "minTopOneAgreement": 1}}),
+    ("QuantJob", {**JOB, "evaluation": {"text": "/t.txt", "contextSize": 64, "chunks": 2}}),
+    ("QuantJob", {**JOB, "benchmark": {"enabled": False}}),
+    ("QuantJob", {**JOB, "resources": {"requests": {"cpu": 2}, "limits": {"cpu": "500m", "memory": "1.5Gi"}}}),
+    ("QuantJob", {**JOB, "backoffLimit": 0, "suspend": True, "toolchain": "llama.cpp"}),
+    ("InferenceService", REF),
+    ("InferenceService", {"quantJobRef": {"name": "j"}}),
+    ("InferenceService", {"quantJobRef": {"name": "j", "variant": "Q4_K_M"}, "runtime": "llama.cpp"}),
+    ("InferenceService", {**REF, "replicas": 0}),
+    ("InferenceService", {**REF, "contextSize": 1048576, "parallel": 256, "port": 65535}),
+    ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
+]
+
+REFUSED: list[tuple[str, Spec, str]] = [
+    ("SLMModel", {}, "spec.source: Field required"),
+    ("SLMModel", {"source": {}}, "spec must name exactly one"),
+    ("SLMModel", {"source": {**HUB, "path": "/m"}}, "spec.source must name exactly one of huggingFace and path"),
+    ("SLMModel", {"source": {"path": "models"}}, "spec.source.path: String should match pattern '^/'"),
+    ("SLMModel", {"source": {"path": ""}}, "spec.source.path: String should have at least 1 character"),
+    ("SLMModel", hub(repo="name"), "spec.source.huggingFace.repo: String should match pattern"),
+    ("SLMModel", hub(repo="../name"), "spec.source.huggingFace.repo: String should match pattern"),
+    ("SLMModel", hub(repo="o/n/x"), "spec.source.huggingFace.repo: String should match pattern"),
+    ("SLMModel", hub(revision=""), "spec.source.huggingFace.revision: String should have at least 1 character"),
+    ("SLMModel", hub(endpoint="ftp://hub"), "spec.source.huggingFace.endpoint: String should match pattern"),
+    ("SLMModel", hub(allowPatterns="*"), "spec.source.huggingFace.allowPatterns: Input should be a valid list"),
+    ("SLMModel", hub(allowPatterns=["*"] * 65), "allowPatterns: List should have at most 64 items"),
+    ("SLMModel", hub(allowPatterns=[""]), "allowPatterns.0: String should have at least 1 character"),
+    ("SLMModel", hub(tokenSecretRef={"key": "token"}), "tokenSecretRef.name: Field required"),
+    ("SLMModel", hub(token="hf_x"), "spec.source.huggingFace.token: Extra inputs are not permitted"),
+    ("SLMModel", {"source": HUB, "licence": {}}, "spec.licence: Extra inputs are not permitted"),
+    ("SLMModel", {"source": HUB, "pin": {"files": {"a": "sha1:0"}}}, "spec.pin.files.a: String should match pattern"),
+    ("QuantJob", {"variants": ["Q4_0"]}, "spec.modelRef: Field required"),
+    ("QuantJob", REF, "spec must name at least one variant or a goal"),
+    ("QuantJob", {**REF, "variants": ["Q4_0", "Q4_0"]}, "spec.variants must not name a type twice"),
+    ("QuantJob", {**REF, "variants": [""]}, "spec.variants.0: String should have at least 1 character"),
+    ("QuantJob", {**REF, "variants": ["Q"] * 33}, "spec.variants: List should have at most 32 items"),
+    ("QuantJob", {**JOB, "toolchain": "mlx"}, "spec.toolchain: Input should be 'llama.cpp'"),
+    (
+        "QuantJob",
+        {**JOB, "gate": {"maxKLDivergence": -1}},
+        "spec.gate.maxKLDivergence: Input should be greater than or",
+    ),
+    (
+        "QuantJob",
+        {**JOB, "gate": {"minTopOneAgreement": 95}},
+        "spec.gate.minTopOneAgreement: Input should be less than",
+    ),
+    ("QuantJob", {**JOB, "goal": {"prefer": "best"}}, "spec.goal.prefer: Input should be 'smallest', 'fastest' or"),
+    ("QuantJob", {**JOB, "goal": {"maxMemory": "2 GB"}}, "spec.goal.maxMemory: String should match pattern"),
+    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": "-1"}}}, "spec.resources.limits.cpu: String should match"),
+    (
+        "QuantJob",
+        {**JOB, "resources": {"limits": {"cpu": 0.5}}},
+        "spec.resources.limits.cpu: Input should be a valid str",
+    ),
+    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": True}}}, "spec.resources.limits.cpu: Input should be a valid"),
+    (
+        "QuantJob",
+        {**JOB, "evaluation": {"chunks": 1}},
+        "spec.evaluation.chunks: Input should be greater than or equal to 2",
+    ),
+    ("QuantJob", {**JOB, "benchmark": {"repetitions": 0}}, "spec.benchmark.repetitions: Input should be greater than"),
+    ("QuantJob", {**JOB, "backoffLimit": 21}, "spec.backoffLimit: Input should be less than or equal to 20"),
+    ("QuantJob", {**JOB, "suspend": "yes"}, "spec.suspend: Input should be a valid boolean"),
+    ("InferenceService", {}, "spec must name exactly one of modelRef and quantJobRef"),
+    (
+        "InferenceService",
+        {**REF, "quantJobRef": {"name": "j"}},
+        "spec must name exactly one of modelRef and quantJobRef",
+    ),
+    ("InferenceService", {"modelRef": {"name": ""}}, "spec.modelRef.name: String should have at least 1 character"),
+    ("InferenceService", {"quantJobRef": {"variant": "Q4_0"}}, "spec.quantJobRef.name: Field required"),
+    ("InferenceService", {**REF, "runtime": "vllm"}, "spec.runtime: Input should be 'auto' or 'llama.cpp'"),
+    ("InferenceService", {**REF, "replicas": -1}, "spec.replicas: Input should be greater than or equal to 0"),
+    ("InferenceService", {**REF, "replicas": "2"}, "spec.replicas: Input should be a valid integer"),
+    ("InferenceService", {**REF, "replicas": 1.5}, "spec.replicas: Input should be a valid integer"),
+    ("InferenceService", {**REF, "contextSize": 63}, "spec.contextSize: Input should be greater than or equal to 64"),
+    ("InferenceService", {**REF, "parallel": 0}, "spec.parallel: Input should be greater than or equal to 1"),
+    ("InferenceService", {**REF, "port": 65536}, "spec.port: Input should be less than or equal to 65535"),
+    ("InferenceService", {**REF, "extraArgs": ["--host", "0.0.0.0"]}, "spec.extraArgs must not hold --host"),
+    ("InferenceService", {**REF, "extraArgs": ["--path=/etc"]}, "spec.extraArgs must not hold --path=/etc"),
+    ("InferenceService", {**REF, "extraArgs": ["a" * 4097]}, "spec.extraArgs.0: String should have at most 4096"),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec"), ACCEPTED)
+def test_an_accepted_manifest_says_the_same_after_a_round_trip(kind: str, spec: Spec) -> None:
+    parsed = parse_resource(manifest(kind, spec))
+    again = parse_resource(parsed.model_dump(mode="json", by_alias=True, exclude_none=True))
+    assert again == parsed
+    assert parsed.kind == kind
+
+
+@pytest.mark.parametrize(("kind", "spec", "message"), REFUSED)
+def test_a_refused_manifest_names_the_field_and_the_rule(kind: str, spec: Spec, message: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        parse_resource(manifest(kind, spec))
+    assert message in str(refused.value)
+    assert refused.value.reason == "InvalidSpec"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "Model"}, "kind must be one of SLMModel, QuantJob, InferenceService, not 'Model'"),
+        ({"kind": ["SLMModel"]}, "kind must be one of"),
+        ({"kind": None}, "kind must be one of"),
+        ({"apiVersion": "slm.dev/v1"}, "apiVersion: Input should be 'slm.dev/v1alpha1'"),
+        ({"metadata": {}}, "metadata.name: Field required"),
+        ({"metadata": {"name": "Upper"}}, "metadata.name: String should match pattern"),
+        ({"metadata": {"name": "a" * 53}}, "metadata.name: String should have at most 52 characters"),
+        ({"metadata": {"name": "a-"}}, "metadata.name: String should match pattern"),
+        ({"spec": None}, "spec: Input should be"),
+        ({"extra": 1}, "extra: Extra inputs are not permitted"),
+    ],
+)
+def test_what_stands_around_the_spec_is_checked_too(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        parse_resource({**manifest("SLMModel", {"source": HUB}), **changes})
+    assert message in str(refused.value)
+
+
+def test_metadata_that_others_write_passes_through() -> None:
+    parsed = parse_resource(manifest("SLMModel", {"source": HUB}, ownerReferences=[{"uid": "x"}], generation=3))
+    assert parsed.metadata.generation == 3
+    assert parsed.model_dump(by_alias=True)["metadata"]["ownerReferences"] == [{"uid": "x"}]
+
+
+def test_every_broken_rule_is_told_at_once() -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        parse_resource(manifest("InferenceService", {**REF, "parallel": 0, "port": -1}))
+    assert str(refused.value).count("; ") == 1
+    assert "spec.parallel" in str(refused.value)
+    assert "spec.port" in str(refused.value)
+
+
+def test_defaults_are_those_the_reference_states() -> None:
+    service = parse_resource(manifest("InferenceService", REF))
+    job = parse_resource(manifest("QuantJob", JOB))
+    model = parse_resource(manifest("SLMModel", {"source": HUB}))
+    assert isinstance(service, InferenceService)
+    assert isinstance(job, QuantJob)
+    assert isinstance(model, SLMModel)
+    assert (service.spec.replicas, service.spec.context_size, service.spec.parallel) == (1, 4096, 4)
+    assert (job.spec.evaluation.context_size, job.spec.evaluation.chunks, job.spec.backoff_limit) == (512, 16, 3)
+    assert model.spec.source.hugging_face is not None
+    assert model.spec.source.hugging_face.revision == "main"
+
+
+def test_a_whole_number_is_a_quantity() -> None:
+    job = parse_resource(manifest("QuantJob", {**JOB, "resources": {"limits": {"cpu": 2}}}))
+    assert isinstance(job, QuantJob)
+    assert job.spec.resources.limits == {"cpu": "2"}
+
+
+@pytest.mark.parametrize("argument", sorted(FORBIDDEN_ARGS))
+def test_every_argument_of_ours_is_refused_alone_and_with_a_value(argument: str) -> None:
+    for form in (argument, f"{argument}=x"):
+        with pytest.raises(InvalidManifest, match="the operator sets it, or it is unsafe"):
+            parse_resource(manifest("InferenceService", {**REF, "extraArgs": [form]}))
+
+
+@pytest.mark.parametrize("kind", INFOS)
+def test_every_name_of_a_kind_leads_to_it(kind: str) -> None:
+    info = INFOS[kind]
+    assert {resolve_kind(word) for word in (kind, kind.upper(), info.plural, *info.short_names)} == {kind}
+    assert resolve_kind("pods") is None
