@@ -24,7 +24,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DEMO_BUILD") or ROOT / "build" / "demo")
 OWN_MODEL = "slm-demo/tiny-docs"
-QUESTION = "What does the list sort method do?"
+QUESTION = "What does the str strip method do?"
 TIMEOUT_SECONDS = 3600
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -172,7 +172,6 @@ def ask(url: str) -> str:
         "messages": [{"role": "user", "content": QUESTION}],
         "max_tokens": 64,
         "temperature": 0,
-        "repeat_penalty": 1.2,
     }
     response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
     response.raise_for_status()

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 venv=$1
 work=build/golden
 release=${LLAMA_CPP_PYTHON:-0.3.36}
-# Where CPU builds of torch come from, if the configured index offers only those for GPUs: an option of pip.
+# Index of torch's CPU builds; without it pip's own index is asked, whose builds may bring libraries for GPUs.
 torch_index=${TORCH_INDEX:-}
 
 mkdir -p "$work"
@@ -24,8 +24,8 @@ install transformers sentencepiece safetensors numpy pyyaml protobuf tqdm reques
 source=$work/llama_cpp_python-$release/vendor/llama.cpp
 if [ ! -f "$source/convert_hf_to_gguf.py" ]; then
     echo "==> Fetching the sources of llama.cpp"
-    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-        --no-build-isolation --dest "$work" "llama-cpp-python==$release" || true # It may fail once the file is there.
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" \
+        --no-binary llama-cpp-python "llama-cpp-python==$release"
     tar -xzf "$work/llama_cpp_python-$release.tar.gz" -C "$work"
 fi
 "$work/venv/bin/python" dev/golden/make_convert_golden.py "$source"

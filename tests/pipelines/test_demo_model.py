@@ -106,7 +106,9 @@ def test_a_head_that_looks_back_attends_to_that_token() -> None:
     weights = start.random_weights(np.random.default_rng(2))
     constant = np.full(256, 1 / 16, np.float32)
     embed = weights[llama.EMBED]
-    embed += np.outer(start.LEVEL - embed @ constant, constant)  # The same component for every token.
+    embed -= np.outer(embed @ constant, constant)
+    embed *= 8 / np.linalg.norm(embed, axis=1, keepdims=True)  # As the pair table's: all of one length,
+    embed += start.LEVEL * constant  # and with one component in common.
     start.look_back(weights, 0, 2, constant)
     attention = llama.Attention(weights, 0)
     attention.forward(embed[:64])
