@@ -52,7 +52,7 @@ def build_block(result: dict[str, Any]) -> str:
     model = result["model"]
     rows = [build_row(row, result["selected"]) for row in (result["baseline"], *result["variants"])]
     intro = (
-        f"`make demo` on {os.cpu_count()} CPU cores: {model['parameters']:,} parameters, {result['tool']}. "
+        f"`make demo` on {os.cpu_count()} CPU cores: {model['parameters']:,} parameters, {result['tool']}.\n"
         f"{result['selectionMessage']}"
     )
     return "\n".join([BEGIN, "", intro, "", HEADER, RULE, *rows, "", END])

@@ -38,10 +38,10 @@ def demo_environment(build: Path) -> dict[str, str]:
     }
 
 
-def run_demo(build: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(build: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the demo in a folder of its own."""
     command = [sys.executable, "-m", "dev.demo.run", *arguments]
-    environment = demo_environment(build)
+    environment = demo_environment(build) | variables
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=540)
 
 

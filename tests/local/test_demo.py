@@ -1,6 +1,7 @@
 """`make demo` from end to end, and what its result must hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import yaml
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.local.conftest import ROOT, Demo, run_demo
+from tests.support.hub import Hub
 
 BITS = {"Q4_0": 4.5, "Q4_K_M": 4.9, "Q5_1": 6.0, "Q8_0": 8.5}
 """Nominal bits per weight of the demo's types, from llama.cpp's own table."""
@@ -61,6 +63,17 @@ def test_a_second_demo_does_no_work_and_gives_the_same_result(demo: Demo) -> Non
     for name in ("model", "baseline", "variants", "selected", "answer"):
         assert result[name] == demo.result[name]
     assert result["secondsPerStep"] == demo.result["secondsPerStep"]
+
+
+def test_another_model_of_another_hub_takes_the_same_way(demo: Demo, tmp_path: Path) -> None:
+    shutil.copytree(demo.build / "hub" / "slm-demo" / "tiny-docs", tmp_path / "hub" / "lab" / "other")
+    with Hub(tmp_path / "hub") as hub:
+        chosen = {"DEMO_MODEL": "lab/other", "HF_ENDPOINT": hub.endpoint, "SLM_ALLOW_PRIVATE_HOSTS": "127.0.0.1"}
+        done = run_demo(tmp_path / "build", "--stop", **chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "build" / "result.json").read_text())
+    assert result["model"]["repo"] == "lab/other"
+    assert result["selected"] == demo.result["selected"]
 
 
 def client(demo: Demo) -> openai.OpenAI:
