@@ -38,7 +38,7 @@ check: setup ## Lint, types, import contracts and generated files; changes nothi
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
-	@$(VENV)/bin/lint-imports --no-timings | tail -n 3
+	@$(VENV)/bin/lint-imports --quiet
 	@$(PY) -m dev.generate --check
 
 fmt: setup ## Format, and mend what lint can mend

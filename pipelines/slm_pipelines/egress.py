@@ -13,7 +13,7 @@ import httpcore
 import httpx
 
 from slm_contract.reasons import Reason
-from slm_pipelines.errors import BadInput, Retryable
+from slm_pipelines.errors import Retryable
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -26,7 +26,7 @@ def is_public(address: str) -> bool:
 
 
 def choose_address(host: str, port: int, allowed: Sequence[str]) -> str:
-    """The address to connect to; raises BadInput HostNotAllowed or Retryable SourceUnavailable.
+    """The address to connect to; raises Retryable HostNotAllowed or SourceUnavailable.
 
     ``allowed`` holds ``host`` or ``host:port`` entries that may lie inside private networks.
     """
@@ -43,7 +43,7 @@ def choose_address(host: str, port: int, allowed: Sequence[str]) -> str:
             f"{host}:{port} is at {private[0]}, inside a private network: if that is wanted, "
             f"name {host}:{port} in SLM_ALLOW_PRIVATE_HOSTS."
         )
-        raise BadInput(Reason.HOST_NOT_ALLOWED, message)
+        raise Retryable(Reason.HOST_NOT_ALLOWED, message)  # A setting may change without the manifest.
     return found[0]
 
 

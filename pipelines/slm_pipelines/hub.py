@@ -136,7 +136,7 @@ class Hub:
                 f"{self.repo} is gated: accept its licence at {self.endpoint}/{self.repo}, then give a token that may "
                 "read it (HF_TOKEN on a laptop, tokenSecretRef on a cluster)."
             )
-            raise BadInput(Reason.GATED_REPOSITORY, message)
+            raise Retryable(Reason.GATED_REPOSITORY, message)  # A token may come without a change of the manifest.
         if code == "RevisionNotFound":
             message = f"{self.repo} has no branch, tag or commit {self.revision!r}: correct source.revision."
             raise BadInput(Reason.REVISION_NOT_FOUND, message)
@@ -145,7 +145,7 @@ class Hub:
         if code == "RepoNotFound" or response.status_code in {401, 403, 404}:
             hint = "its token may not read it" if self._token else "it may be private and need a token (HF_TOKEN)"
             message = f"{self.endpoint} has no repository {self.repo}, or {hint}: check source.repo."
-            raise BadInput(Reason.REPOSITORY_NOT_FOUND, message)
+            raise Retryable(Reason.REPOSITORY_NOT_FOUND, message)
         raise BadInput(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} answers {response.status_code} for {url}.")
 
 

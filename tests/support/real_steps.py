@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 from slm_contract import exitcodes
@@ -43,8 +45,10 @@ class RealWorld(World):
         if chosen is not None:
             return chosen
         container = job["spec"]["template"]["spec"]["containers"][0]
-        spec = json.loads(container["env"][0]["value"])
-        code, outcome = run_step(spec["step"], STEPS[spec["step"]].model_validate(spec))
+        given = {item["name"]: item["value"] for item in container["env"] if "value" in item}
+        spec = json.loads(given.pop("SLM_SPEC"))
+        with patch.dict(os.environ, given):
+            code, outcome = run_step(spec["step"], STEPS[spec["step"]].model_validate(spec))
         assert len(outcome.model_dump_json(by_alias=True, exclude_none=True)) <= 4096
         self.codes[label], self.outcomes[label] = code, outcome
         assert (code == exitcodes.OK) == (outcome.error is None)

@@ -71,7 +71,7 @@ def _source(snapshot: ModelSnapshot) -> specs.Source:
             revision=hub.revision,
             allow_patterns=hub.allow_patterns,
             ignore_patterns=hub.ignore_patterns,
-            endpoint=hub.endpoint or snapshot.placement.hub_endpoint,
+            endpoint=hub.endpoint,
             send_token=hub.token_secret_ref is not None or hub.endpoint in {"", snapshot.placement.hub_endpoint},
         )
     )

@@ -194,11 +194,11 @@ def _draw_bound(axes: "Axes", bound: float | None, colours: Palette) -> list[Seg
         axes.axhline(bound, color=colours.muted, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"gate {bound:g}",
-            (0.995, bound),
+            (0.005, bound),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
+            ha="left",
             color=colours.muted,
             fontsize=8,
         )

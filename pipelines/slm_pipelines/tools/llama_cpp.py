@@ -21,7 +21,7 @@ from slm_contract import exitcodes
 from slm_contract.reasons import Reason
 from slm_pipelines.errors import BadInput, Retryable, StepFailure
 from slm_pipelines.progress import Reporter
-from slm_pipelines.tools.child import run_tool
+from slm_pipelines.tools.child import run_tool, tool_environment
 from slm_pipelines.tools.cpus import cpu_threads
 from slm_pipelines.tools.debian import PrivateApt, machine_sources, unpack
 
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         return exitcodes.BAD_INPUT if isinstance(failure, BadInput) else exitcodes.RETRYABLE
     if given[:1] == ["exec"]:
         program = str(engine.program(given[1]))
-        os.execv(program, [program, *given[2:]])  # noqa: S606 - an argv list, no shell
+        os.execve(program, [program, *given[2:]], tool_environment())  # noqa: S606 - an argv list, no shell
     answer = {"bin": str(engine.folder), "version": engine.version, "server": str(engine.program("llama-server"))}
     sys.stdout.write(json.dumps(answer) + "\n")
     return exitcodes.OK

@@ -18,30 +18,38 @@ from slm_operator.core.plan import Manifest
 SPEC_VARIABLE = "SLM_SPEC"
 """Environment variable that carries the step's JSON spec: one child per step, no ConfigMap beside it."""
 
+ENDPOINT_VARIABLE = "HF_ENDPOINT"
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 OWN_ENVIRONMENT = {"name": "environment", "key": TOKEN_VARIABLE, "optional": True}
 """What a local pod's token refers to: the environment of the daemon stands in for Secrets."""
 
 
 def build_job_name(owner: AnyResource, step: AnySpec, label: str) -> str:
-    """Name that changes with the step's spec, so that changed work is a new Job and equal work is found again."""
+    """Name that changes with the step's spec, so that changed work is a new Job and equal work is found again.
+
+    What only the operator's settings say (hub, allowed hosts) is left out: it must not undo finished work.
+    """
     retry = owner.metadata.annotations.get(ANNOTATION_RETRY, "")
-    digest = short_digest([owner.kind, step.model_dump(mode="json"), retry])
+    asked = step.model_dump(mode="json", exclude={"allow_private_hosts"})
+    digest = short_digest([owner.kind, asked, retry])
     tail = f"-{label.lower().replace('_', '-')}-{digest}"
     return owner.metadata.name[: MAX_CHILD_NAME - len(tail)].rstrip("-.") + tail
 
 
-def build_token_variables(owner: AnyResource, step: AnySpec, placement: Placement) -> list[Manifest]:
-    """The hub's token for the two steps that ask a hub; no other step ever sees it."""
+def build_hub_variables(owner: AnyResource, step: AnySpec, placement: Placement) -> list[Manifest]:
+    """Hub and token for the two steps that ask a hub; no other step ever sees the token."""
     if not isinstance(owner, SLMModel) or not isinstance(step, ResolveSpec | AcquireSpec):
         return []
+    variables: list[Manifest] = []
+    if placement.hub_endpoint:
+        variables.append({"name": ENDPOINT_VARIABLE, "value": placement.hub_endpoint})
     hub = owner.spec.source.hugging_face
-    if hub is not None and hub.token_secret_ref is not None and not placement.own_hub_token:
-        chosen = hub.token_secret_ref.model_dump()
-        return [{"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": chosen}}]
     if placement.own_hub_token:
-        return [{"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": OWN_ENVIRONMENT}}]
-    return []
+        variables.append({"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": OWN_ENVIRONMENT}})
+    elif hub is not None and hub.token_secret_ref is not None:
+        chosen = hub.token_secret_ref.model_dump()
+        variables.append({"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": chosen}})
+    return variables
 
 
 def build_job(
@@ -61,7 +69,7 @@ def build_job(
         "command": [*placement.pipeline_command, step.step, "--spec-env", SPEC_VARIABLE],
         "env": [
             {"name": SPEC_VARIABLE, "value": step.model_dump_json(by_alias=True, exclude_defaults=False)},
-            *build_token_variables(owner, step, placement),
+            *build_hub_variables(owner, step, placement),
         ],
         "resources": resources.model_dump(exclude_defaults=True),
     }
