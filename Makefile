@@ -7,7 +7,7 @@ SOURCES := operator pipelines dev tests
 BENCH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test soak bench check fmt generate golden lock clean
+.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,7 +24,7 @@ demo: setup ## Fetch, verify, convert, quantize, measure, gate and serve a model
 demo-down: setup ## Stop what the demo left running
 	@$(PY) -m dev.demo.run --down
 
-test: setup check ## Everything that can run on this machine; what was skipped is listed with its reason
+test: lint ## Everything that can run on this machine; what was skipped is listed with its reason
 	@$(PY) -m slm_pipelines.tools.llama_cpp
 	@$(PY) -m pytest -n 2 --dist loadfile
 
@@ -34,11 +34,14 @@ soak: setup ## The long forms: fifty daemon kills
 bench: setup ## Measure against a peer in one run, JSON into build/bench; BENCH=name runs one
 	@$(PY) -m tests.bench $(BENCH)
 
-check: setup ## Lint, types, import contracts and generated files; changes nothing
+check: lint ## Lint, types, import contracts, generated files and unit tests in under a minute; changes nothing
+	@$(PY) -m pytest -q -n 2 tests/unit
+
+lint: setup ## The static part of check
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
-	@$(VENV)/bin/lint-imports --quiet
+	@$(VENV)/bin/lint-imports >/dev/null || $(VENV)/bin/lint-imports
 	@$(PY) -m dev.generate --check
 
 fmt: setup ## Format, and mend what lint can mend
