@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside a peer or a floor, measured in one run. ``python -m tests.bench NAME``."""

@@ -1,0 +1,38 @@
+"""``python -m tests.bench NAME|all``: run benchmarks, print their JSON, keep it in build/bench."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import acquire, convert, reconcile
+from tests.bench.harness import ROOT, Report
+
+BENCHMARKS: dict[str, Callable[[Path], Report]] = {
+    "acquire": acquire.run,
+    "convert": convert.run,
+    "reconcile": reconcile.run,
+}
+
+
+def main() -> int:
+    """Run what was named; 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, epilog="example: make bench BENCH=acquire"
+    )
+    parser.add_argument("name", choices=["all", *BENCHMARKS])
+    chosen = parser.parse_args().name
+    met = True
+    for name in BENCHMARKS if chosen == "all" else [chosen]:
+        with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
+            report = BENCHMARKS[name](Path(folder))
+        report.write(ROOT / "build" / "bench")
+        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
+        met = met and report.met
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
