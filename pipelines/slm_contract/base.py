@@ -5,12 +5,16 @@ from pydantic.alias_generators import to_camel
 
 
 class Message(BaseModel):
-    """An immutable value that is camelCase in JSON, snake_case in Python, and refuses unknown keys."""
+    """An immutable value that is camelCase in JSON, snake_case in Python, and refuses unknown keys.
+
+    Types are taken at their word, as a Kubernetes schema does: ``"3"`` is no integer and ``"yes"`` no boolean.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
         extra="forbid",
         frozen=True,
+        strict=True,
         use_attribute_docstrings=True,
     )

@@ -193,7 +193,7 @@ def test_diff_shows_what_would_change_and_its_exit_code_tells(slm: Slm) -> None:
     assert slm.good("diff", "-f", "-", stdin=text) == ""
     changed = slm("diff", "-f", "-", stdin=text.replace("0.05", "0.1"))
     assert changed.returncode == 1
-    assert "-    maxKLDivergence: 0.05\n+    maxKLDivergence: 0.1" in changed.stdout
+    assert "-    maxPerplexityIncrease: 0.05\n+    maxPerplexityIncrease: 0.1" in changed.stdout
 
 
 def test_get_prints_tables_and_documents_that_apply_takes_back(slm: Slm) -> None:

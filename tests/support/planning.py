@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from slm_contract.reasons import Reason
 from slm_contract.results import (
     AcquireResult,
     AnyResult,
@@ -106,7 +107,7 @@ def succeed(label: str) -> Outcome:
 
 def fail(reason: str, message: str) -> Outcome:
     """A bad input."""
-    return Outcome(error=StepError.model_validate({"reason": reason, "message": message}))
+    return Outcome(error=StepError(reason=Reason(reason), message=message))
 
 
 @dataclass

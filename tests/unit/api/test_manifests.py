@@ -55,7 +55,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
 
 REFUSED: list[tuple[str, Spec, str]] = [
     ("SLMModel", {}, "spec.source: Field required"),
-    ("SLMModel", {"source": {}}, "spec must name exactly one"),
+    ("SLMModel", {"source": {}}, "spec.source must name exactly one"),
     ("SLMModel", {"source": {**HUB, "path": "/m"}}, "spec.source must name exactly one of huggingFace and path"),
     ("SLMModel", {"source": {"path": "models"}}, "spec.source.path: String should match pattern '^/'"),
     ("SLMModel", {"source": {"path": ""}}, "spec.source.path: String should have at least 1 character"),
