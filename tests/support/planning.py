@@ -107,7 +107,7 @@ def succeed(label: str) -> Outcome:
 
 def fail(reason: str, message: str) -> Outcome:
     """A bad input."""
-    return Outcome(error=StepError(reason=Reason(reason), message=message))
+    return Outcome(error=StepError(reason=next(each for each in Reason if each == reason), message=message))
 
 
 @dataclass

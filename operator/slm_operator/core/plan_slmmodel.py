@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
@@ -100,7 +101,7 @@ def _acquire_spec(snapshot: ModelSnapshot, resolved: ResolveResult) -> specs.Acq
     )
 
 
-def _facts(resolved: ResolveResult) -> dict[str, object]:
+def _facts(resolved: ResolveResult) -> dict[str, Any]:
     return {
         "revision": resolved.revision,
         "format": resolved.format,
