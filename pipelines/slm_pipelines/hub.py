@@ -26,6 +26,8 @@ CONNECTIONS = 8
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 USER_AGENT = "slm-operator/0.1"
 READ_BYTES = 1 << 18
+MAX_LISTING_BYTES = 32 << 20
+"""Far beyond a repository of 100,000 files: a hub that sends more is broken or hostile."""
 
 
 class Hub:
@@ -47,8 +49,13 @@ class Hub:
         """Commit, files with sizes and digests, licence; raises BadInput or Retryable."""
         revision = quote(self.revision, safe="")
         url = f"{self.endpoint}/api/models/{quote(self.repo)}/revision/{revision}?blobs=true"
-        with self._open(url, {}) as response:
-            data = response.read()
+        data = b""
+        with self._open(url, {"Accept-Encoding": "identity"}) as response, _translated(self.endpoint):
+            for piece in response.iter_raw(READ_BYTES):
+                data += piece
+                if len(data) > MAX_LISTING_BYTES:
+                    message = f"{self.endpoint} describes {self.repo} in more than {MAX_LISTING_BYTES >> 20} MiB."
+                    raise BadInput(Reason.SOURCE_UNAVAILABLE, message)
         try:
             document = httpx.Response(200, content=data).json()
         except ValueError:
