@@ -27,7 +27,7 @@ def parse_resource(manifest: dict[str, Any]) -> AnyResource:
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidManifest(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     try:
-        return KINDS[kind].model_validate(manifest)
+        return KINDS[kind].model_validate(manifest, strict=True)  # The API server converts no "2" to 2 either.
     except ValidationError as error:
         raise InvalidManifest("; ".join(describe_error(item) for item in error.errors())) from error
 

@@ -38,7 +38,10 @@ def hold_lock(paths: LocalPaths) -> Iterator[Callable[[], None]]:
     with paths.lock.open("a+", encoding="ascii") as file:
         deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
         while not _try_lock(file.fileno(), fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
+            # A lock that cannot even be shared is a daemon's: to wait for its end would be to start a second one.
+            probed = _try_lock(file.fileno(), fcntl.LOCK_SH)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            if not probed or time.monotonic() > deadline:
                 pid = running_pid(paths)
                 raise DaemonRunning(
                     f"Another daemon (process {pid}) holds {paths.state}: stop it with `slm down`, "
