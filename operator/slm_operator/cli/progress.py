@@ -19,6 +19,8 @@ from slm_operator.ports import Manifest, ObjectKey
 
 POLL_SECONDS = 0.2
 READY = Goal("Ready", "True")
+OLD_NEWS_SECONDS = 3.0
+"""How long a failure that stood before we asked does not count: it is being looked at again."""
 LINES_PER_STEP = 4
 """Lines that one step prints at most where bars cannot be drawn."""
 
@@ -110,7 +112,9 @@ async def await_ready(cluster: SqliteCluster, keys: Sequence[ObjectKey], timeout
 
     Raises CommandFailed when nothing more will happen by itself, when the daemon ends, or after the timeout.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    clock = asyncio.get_running_loop().time
+    deadline, old_news = clock() + timeout_seconds, clock() + OLD_NEWS_SECONDS
+    before = [condition_of(await require(cluster, key), "Stalled") for key in keys]
     with open_display() as display:
         while True:
             manifests = [await require(cluster, key) for key in keys]
@@ -119,7 +123,8 @@ async def await_ready(cluster: SqliteCluster, keys: Sequence[ObjectKey], timeout
                 display.show(key, manifest, await cluster.list("Pod", key.namespace, labels))
             if is_reached(manifests[-1], READY):
                 return
-            check_stalled(keys, manifests)
+            if clock() > old_news or [condition_of(item, "Stalled") for item in manifests] != before:
+                check_stalled(keys, manifests)
             await _check_patience(cluster, keys[-1], deadline)
             await asyncio.sleep(POLL_SECONDS)
 

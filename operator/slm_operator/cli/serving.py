@@ -26,6 +26,7 @@ from slm_operator.cli.session import (
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.cli.waiting import parse_duration
 from slm_operator.cli.writing import merge
+from slm_operator.local.faults import forget_faults
 from slm_operator.ports import Manifest, ObjectKey
 
 app = typer.Typer()
@@ -85,6 +86,7 @@ def pull(
     async def work() -> None:
         async with open_cluster() as cluster:
             key = await place_model(cluster, model, namespace_of(namespace))
+            await forget_faults(cluster, key)
             ensure_daemon()
             await await_ready(cluster, [key], seconds)
             ready = condition_of(await require(cluster, key), "Ready")
@@ -149,6 +151,8 @@ async def _serve(model: str, variant: str, namespace: str, timeout_seconds: floa
     async with open_cluster() as cluster:
         key = await place_model(cluster, model, namespace)
         keys = [key, *await place_service(cluster, key, variant)]
+        for each in keys:
+            await forget_faults(cluster, each)
         ensure_daemon()
         await await_ready(cluster, keys, timeout_seconds)
         service = await require(cluster, keys[-1])

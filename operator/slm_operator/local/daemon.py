@@ -19,6 +19,7 @@ from slm_operator.adapters.sqlite import SqliteCluster, key_of
 from slm_operator.api.registry import KINDS
 from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import SystemClock, build_controller, build_local_placement
+from slm_operator.local.faults import forget_faults
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
 from slm_operator.reconcile.controller import Controller
@@ -79,6 +80,7 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
         loop.add_signal_handler(number, _stop, stopping, number)
     cluster = SqliteCluster(paths.database)
     kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
+    await forget_faults(cluster)
     placement = build_local_placement(settings, str(paths.store))
     reconciler = Reconciler(cluster, SystemClock(), placement)
 
