@@ -26,9 +26,8 @@ def test_a_bad_input_is_no_fault(reason: str, status: str, expected: bool) -> No
 
 def stalled(backend: Backend) -> str:
     backend.slm("wait", "--for=condition=Stalled", "slmmodel/m", "--timeout=60s")
-    return next(
-        item["reason"] for item in backend.get("slmmodel", "m")["status"]["conditions"] if item["type"] == "Ready"
-    )
+    conditions = {item["type"]: item for item in backend.get("slmmodel", "m")["status"]["conditions"]}
+    return str(conditions["Ready"]["reason"])
 
 
 def test_a_token_given_to_the_next_daemon_is_used_at_once(tmp_path: Path) -> None:

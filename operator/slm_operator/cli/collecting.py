@@ -19,13 +19,14 @@ from slm_operator.core.quantity import format_bytes
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256[:/]([0-9a-f]{64})")
+"""A digest, also as the path of a blob in an engine's command line."""
 KEEPING_KINDS = ("SLMModel", "QuantJob", "InferenceService", "Job", "Deployment", "Pod")
 
 
 def find_roots(objects: list[Manifest]) -> list[str]:
     """Every digest that any object mentions anywhere: keeping too much costs disk, too little costs work."""
-    return sorted(set(DIGEST.findall(json.dumps(objects))))
+    return sorted({f"sha256:{found}" for found in DIGEST.findall(json.dumps(objects))})
 
 
 def find_running_jobs(objects: list[Manifest]) -> list[str]:
@@ -41,7 +42,7 @@ def _has_ended(job: Manifest) -> bool:
 
 @app.command(epilog=EPILOG)
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be kept.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove from the store what no object refers to.
 
@@ -58,13 +59,9 @@ def gc(
     objects = asyncio.run(work())
     if jobs := find_running_jobs(objects):
         raise CommandFailed(f"Jobs are running and may be writing: {', '.join(jobs)}. Wait for them or delete them.")
-    spec = CollectSpec(roots=find_roots(objects), store=str(local_paths().store))
-    if dry_run:
-        terminal.result(f"would keep {len(spec.roots)} digests that objects mention, and what they refer to")
-        return
-    result = run_collect(spec)
-    size = format_bytes(result.removed_bytes)
-    terminal.result(f"removed {result.removed_blobs} blobs ({size}), kept {result.kept_blobs}")
+    result = run_collect(CollectSpec(roots=find_roots(objects), store=str(local_paths().store), dry_run=dry_run))
+    size, verb = format_bytes(result.removed_bytes), "would remove" if dry_run else "removed"
+    terminal.result(f"{verb} {result.removed_blobs} blobs ({size}), kept {result.kept_blobs}")
 
 
 def run_collect(spec: CollectSpec) -> CollectResult:

@@ -68,6 +68,8 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         verdict = judge_engines(snapshot)
     except Blocked as blocked:
         verdict = blocked.verdict
+        if service.spec.replicas == 0 and _owns_deployment(snapshot):  # What cannot be planned can still be stopped.
+            sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
     generation = service.metadata.generation
     status = InferenceServiceStatus(
         observed_generation=generation,
@@ -128,6 +130,10 @@ def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
     raise Blocked(
         Verdict("progressing", Reason.QUANT_JOB_NOT_READY, f"QuantJob {wanted.name} has not finished: {detail}")
     )
+
+
+def _owns_deployment(snapshot: ServiceSnapshot) -> bool:
+    return snapshot.deployment is not None and is_controlled_by(snapshot.deployment, snapshot.service)
 
 
 def _require_own_names(snapshot: ServiceSnapshot) -> None:

@@ -25,7 +25,7 @@ BAD = {
     "a base-60 number": (b"kind: " + b":".join([b"1"] * 100_000), "line 1: a number has more than 40 characters"),
     "a thousand unknown fields": (
         (MODEL + "".join(f"field{n}: 1\n" for n in range(1000))).encode(),
-        "Extra inputs are not permitted…"[:-1],
+        "is no known field",
     ),
     "deep nesting": (b"[" * 100_000, "nested more than 64 levels deep"),
     "not UTF-8": (b"kind: \xff", "not UTF-8: byte 0xff at offset 6"),
@@ -44,10 +44,10 @@ BAD = {
     "no apiVersion": (MODEL.replace("apiVersion: slm.dev/v1alpha1\n", "").encode(), "apiVersion is missing"),
     "an unknown kind": (MODEL.replace("SLMModel", "Pod").encode(), "kind must be one of SLMModel"),
     "a kustomization": (b"kind: Kustomization\nresources: []\n", "name its folder with -k instead of -f"),
-    "no name": (MODEL.replace("{name: tiny}", "{}").encode(), "metadata.name: Field required"),
+    "no name": (MODEL.replace("{name: tiny}", "{}").encode(), "metadata.name is required"),
     "metadata as a list": (MODEL.replace("{name: tiny}", "[]").encode(), "metadata"),
     "a name with capitals": (MODEL.replace("name: tiny", "name: Tiny").encode(), "metadata.name"),
-    "an unknown field": (MODEL.replace("spec: {", "spec: {colour: red, ").encode(), "spec.colour: Extra inputs"),
+    "an unknown field": (MODEL.replace("spec: {", "spec: {colour: red, ").encode(), "spec.colour is no known field"),
     "no source": (
         MODEL.replace("{huggingFace: {repo: acme/tiny}}", "{}").encode(),
         "spec.source must name exactly one of huggingFace and path",

@@ -145,6 +145,18 @@ def test_an_engine_that_keeps_crashing_is_named_with_its_exit_code() -> None:
     assert made.condition(SERVICE_KEY)["message"] == "The engine ended 3 times, last with exit code 1: no such device"
 
 
+def test_a_service_whose_reference_is_gone_can_still_be_stopped() -> None:
+    made = world(MODEL, QUANT, SERVICE)
+    made.settle(succeed)
+    made.remove("QuantJob", "q")
+    made.settle(succeed)
+    assert ObjectKey("Deployment", "default", "s") in made.objects
+    made.put(manifest("InferenceService", "s", {**SERVICE["spec"], "replicas": 0}))
+    made.settle(succeed)
+    assert ObjectKey("Deployment", "default", "s") not in made.objects
+    assert made.condition(SERVICE_KEY)["reason"] == "QuantJobNotFound"
+
+
 def test_the_engine_gets_threads_from_its_quota_and_context_for_every_slot() -> None:
     service = manifest(
         "InferenceService",
