@@ -61,7 +61,8 @@ def gc(
         raise CommandFailed(f"Jobs are running and may be writing: {', '.join(jobs)}. Wait for them or delete them.")
     result = run_collect(CollectSpec(roots=find_roots(objects), store=str(local_paths().store), dry_run=dry_run))
     size, verb = format_bytes(result.removed_bytes), "would remove" if dry_run else "removed"
-    terminal.result(f"{verb} {result.removed_blobs} blobs ({size}), kept {result.kept_blobs}")
+    blobs = "1 blob" if result.removed_blobs == 1 else f"{result.removed_blobs} blobs"
+    terminal.result(f"{verb} {blobs} ({size}), kept {result.kept_blobs}")
 
 
 def run_collect(spec: CollectSpec) -> CollectResult:
