@@ -252,6 +252,8 @@ def run(*, stop: bool) -> None:
         prepare_environment(endpoint)
         finish(repo, endpoint, timings, stop=stop)
     finally:
+        if stop:
+            slm("down")
         if hub is not None:
             hub.terminate()
             hub.wait()
@@ -279,9 +281,7 @@ def finish(repo: str, endpoint: str, timings: Timings, *, stop: bool) -> None:
     say(f"OpenAI-compatible address: {url}/v1")
     say(f"Report: {save_report(get('QuantJob')['status'])}")
     say(f"Result: {BUILD / 'result.json'}")
-    if stop:
-        slm("down")
-    else:
+    if not stop:
         say("The service stays up; stop it with: make demo-down")
 
 

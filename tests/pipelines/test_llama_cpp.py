@@ -394,7 +394,7 @@ def test_figures_that_never_come_fail_the_step(
     with pytest.raises(Retryable) as caught:
         measure(store, model)
     assert caught.value.reason is Reason.MEASUREMENT_FAILED
-    assert "ran 5 times and never printed all of perplexity" in caught.value.message
+    assert "ran 12 times and never printed all of perplexity" in caught.value.message
 
 
 def test_a_killed_engine_is_tried_again_with_advice(

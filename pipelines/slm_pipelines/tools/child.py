@@ -1,21 +1,23 @@
 """Run a tool as a child that dies with us, and read what it prints while it prints it."""
 
-import codecs
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from slm_contract.reasons import Reason
 from slm_pipelines.errors import Retryable
 
 PR_SET_PDEATHSIG = 1
 """``prctl`` option: the signal the kernel sends this process when its parent dies (linux/prctl.h)."""
-READ_BYTES = 65536
+POLL_SECONDS = 0.1
+"""How often new output is looked for."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +68,49 @@ def _death_pact() -> Callable[[], None] | None:
 def run_tool(
     argv: list[str | Path], on_output: Callable[[str], None] | None = None, cwd: Path | None = None
 ) -> ToolRun:
-    """Run to the end; ``on_output`` gets everything printed so far, each time there is more."""
-    output = ""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    process = subprocess.Popen(
-        [str(part) for part in argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=tool_environment(),
-        cwd=cwd,
-        bufsize=0,
-        preexec_fn=_death_pact(),  # noqa: PLW1509 steps have one thread
-    )
+    """Run to the end; ``on_output`` gets everything printed so far, each time there is more.
+
+    The output goes into memory rather than a pipe: llama.cpp prints from a thread that its exit does not wait for,
+    and a pipe slows that thread so much that every second run loses its last lines, which hold the result.
+    """
+    with _memory_file() as sink:
+        process = subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=tool_environment(),
+            cwd=cwd,
+            preexec_fn=_death_pact(),  # noqa: PLW1509 steps have one thread
+        )
+        try:
+            shown, running = "", True
+            while running:
+                running = _is_running(process)
+                output = _read_all(sink).decode(errors="replace")
+                if on_output and output != shown:
+                    on_output(output)
+                    shown = output
+            return ToolRun(Path(argv[0]).name, process.returncode, output)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _memory_file() -> IO[bytes]:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("output"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _is_running(process: "subprocess.Popen[bytes]") -> bool:
     try:
-        while chunk := os.read(process.stdout.fileno(), READ_BYTES) if process.stdout else b"":
-            output += decoder.decode(chunk)
-            if on_output:
-                on_output(output)
-        return ToolRun(Path(argv[0]).name, process.wait(), output)
-    finally:
-        process.kill()
-        process.wait()
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _read_all(file: IO[bytes]) -> bytes:
+    """Everything written so far; the position, which the child shares, stays at the end."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)

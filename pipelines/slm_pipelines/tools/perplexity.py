@@ -12,8 +12,8 @@ from slm_pipelines.tools.child import ToolRun, run_tool
 from slm_pipelines.tools.cpus import cpu_threads
 from slm_pipelines.tools.llama_cpp import Engine
 
-MAX_TRIES = 5
-"""llama-perplexity loses its last lines in about 1 of 5 runs; 5 losses in a row are 1 in 3,000."""
+MAX_TRIES = 12
+"""A run of a tiny model loses its last lines in up to 1 of 5 runs (see run_tool): 12 in a row are 1 in 10^8."""
 NUMBER = r"(-?(?:\d[\d.]*(?:e[+-]?\d+)?|nan|inf))"
 FINAL_PERPLEXITY = {"perplexity": rf"Final estimate: PPL = {NUMBER}"}
 DIVERGENCE = {
