@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,17 +96,22 @@ def test_the_openai_client_chats_streams_completes_and_lists(demo: Demo) -> None
 
 
 def test_four_requests_are_served_at_the_same_time(demo: Demo) -> None:
-    body = {"prompt": "The", "max_tokens": 400, "ignore_eos": True, "stream": True, "temperature": 0}
-    spans = []
+    body = {"prompt": "The", "max_tokens": 900, "ignore_eos": True, "stream": True, "temperature": 0}
+    together = threading.Barrier(4)
 
-    def generate(_number: int) -> None:
+    def generate(_number: int) -> tuple[float, float]:
+        together.wait(timeout=30)
         with httpx.stream("POST", demo.result["url"] + "/v1/completions", json=body, timeout=120) as response:
             arrivals = [time.monotonic() for line in response.iter_lines() if line.startswith("data: {")]
-        spans.append((arrivals[0], arrivals[-1]))
+        return arrivals[0], arrivals[-1]
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(generate, range(4)))
-    assert max(first for first, _ in spans) < min(last for _, last in spans), "one waited for another to end"
+    def overlap() -> bool:
+        with ThreadPoolExecutor(4) as pool:
+            spans = list(pool.map(generate, range(4)))
+        return max(first for first, _ in spans) < min(last for _, last in spans)
+
+    # A busy machine may start one client after another has ended; an engine with one slot never overlaps.
+    assert any(overlap() for _ in range(10)), "one waited for another to end, ten times"
 
 
 def engine_processes(build: Path) -> list[psutil.Process]:
