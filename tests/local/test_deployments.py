@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.ports import Manifest, ObjectKey
@@ -150,6 +151,16 @@ async def test_a_failed_liveness_probe_restarts_the_process(tmp_path: Path) -> N
         await until(cluster, key, lambda status: status and status["containerStatuses"][0]["restartCount"] > 0)
         (event,) = [each for each in await cluster.events("default", key) if each["reason"] == "Unhealthy"][:1]
         assert event["message"].startswith("liveness probe failed: ")
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_change_in_the_moment_of_the_stop_does_not_keep_the_kubelet_running(tmp_path: Path, turns: int) -> None:
+    async with asyncio.timeout(10), kubelet(tmp_path) as cluster:
+        await cluster.apply(deployment(replicas=0))
+        await until(cluster, KEY, lambda status: status.get("observedGeneration") == 1)
+        await cluster.apply(deployment("two", replicas=0))
+        for _ in range(turns):  # Each turn of the event loop brings the news of the change one wait further.
+            await asyncio.sleep(0)
 
 
 async def test_a_rolling_update_refuses_and_drops_no_request(tmp_path: Path) -> None:

@@ -133,9 +133,11 @@ async def test_changes_show_what_exists_then_own_writes_then_those_of_other_proc
     changes = cluster.changes()
     assert await anext(changes) == KEY
     await cluster.update_status(KEY, {"a": 1})
-    assert await asyncio.wait_for(anext(changes), 5) == KEY
+    async with asyncio.timeout(5):
+        assert await anext(changes) == KEY
     argv = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "slm.sqlite")]
     await asyncio.to_thread(subprocess.run, argv, check=True)
-    assert await asyncio.wait_for(anext(changes), 5) == ObjectKey("ConfigMap", "default", "b")
-    assert await asyncio.wait_for(anext(changes), 5) == KEY
+    async with asyncio.timeout(5):
+        assert await anext(changes) == ObjectKey("ConfigMap", "default", "b")
+        assert await anext(changes) == KEY
     assert await cluster.get(KEY) is None

@@ -56,4 +56,5 @@ async def test_a_delayed_key_arrives_and_the_earlier_of_two_timers_wins() -> Non
     queue = KeyedQueue()
     queue.add_after(ONE, 3600)
     queue.add_after(ONE, 0.01)
-    assert await asyncio.wait_for(queue.take(), 5) == ONE
+    async with asyncio.timeout(5):
+        assert await queue.take() == ONE

@@ -167,8 +167,8 @@ class Forwarder:
                 self._links.discard(link)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                pause = RETRY_SECONDS if self._ready else deadline - time.monotonic()
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(RETRY_SECONDS if self._ready else deadline - time.monotonic()):
+                    await self._changed.wait()
         return None
 
     def _by_load(self) -> list[int]:

@@ -96,7 +96,8 @@ class ProcessKubelet:
                 wait = await self._sync()
                 self.synced.set()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
 
     async def _listen(self) -> None:
         """Wake the loop on changes; many changes make one round."""

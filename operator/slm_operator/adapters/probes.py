@@ -54,7 +54,8 @@ class Probe:
     async def check(self) -> str:
         """Why the probe fails now, or an empty string: any status from 200 to 399 is a success."""
         try:
-            status = await asyncio.wait_for(self._status(), self.timeout_seconds)
+            async with asyncio.timeout(self.timeout_seconds):
+                status = await self._status()
         except TimeoutError:
             return f"{self.name} probe failed: no answer within {self.timeout_seconds:g} s."
         except (OSError, ValueError, IndexError) as error:

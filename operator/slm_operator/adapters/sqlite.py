@@ -121,7 +121,8 @@ class SqliteCluster:
                     seen = max(seen, version)
                     yield key
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await wake.wait()
                 with _translated():
                     data = self._data_version()
                     fresh = wake.is_set() or data != seen_data
