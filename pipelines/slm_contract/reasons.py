@@ -29,6 +29,7 @@ class Reason(StrEnum):
     BENCHMARKING = "Benchmarking", "Tokens per second are being measured."
     REPORTING = "Reporting", "The report is being drawn."
     STARTING = "Starting", "Engine replicas are starting; the address does not answer yet."
+    ROLLING_OUT = "RollingOut", "Engines of the new spec are starting; those from before answer until then."
     SUSPENDED = "Suspended", "`spec.suspend` is true: nothing is started until it is false."
     STOPPED = "Stopped", "The service is scaled to zero replicas."
     # Success

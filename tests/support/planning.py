@@ -184,9 +184,10 @@ class World:
         for child in plan.apply:
             old = self.objects.get(key_of(child))
             if not is_applied(child, old):
-                self.objects[key_of(child)] = copy.deepcopy(child) | (
-                    {"status": old["status"]} if old and "status" in old else {}
-                )
+                stored = copy.deepcopy(child) | ({"status": old["status"]} if old and "status" in old else {})
+                changed = old is not None and old["spec"] != child["spec"]
+                stored["metadata"]["generation"] = (old["metadata"]["generation"] if old else 1) + changed
+                self.objects[key_of(child)] = stored
                 self.writes += 1
         if self.objects[key].get("status") != plan.status:
             self.objects[key]["status"] = plan.status

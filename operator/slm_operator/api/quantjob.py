@@ -47,6 +47,10 @@ class Goal(Message):
     """Which of the variants that reach the goal is chosen: the smallest file, the fastest, or the one
     closest to the original by KL divergence. Default: smallest."""
 
+    def needs_speed(self) -> bool:
+        """Whether it can only be judged with tokens per second."""
+        return self.prefer == "fastest" or self.min_tokens_per_second is not None
+
 
 class Evaluation(Message):
     """How the loss is measured."""
@@ -102,6 +106,8 @@ class QuantJobSpec(Message):
             raise ValueError(RULES[0].message)
         if len(set(self.variants)) != len(self.variants):
             raise ValueError(RULES[1].message)
+        if not self.benchmark.enabled and self.goal is not None and self.goal.needs_speed():
+            raise ValueError(RULES[2].message)
         return self
 
 
@@ -181,6 +187,11 @@ RULES = [
     CelRule(
         rule="self.variants.all(v, self.variants.exists_one(w, w == v))",
         message="spec.variants must not name a type twice",
+    ),
+    CelRule(
+        rule="self.benchmark.enabled || !has(self.goal) || "
+        "(self.goal.prefer != 'fastest' && !has(self.goal.minTokensPerSecond))",
+        message="spec.goal asks for speed, which is not measured while spec.benchmark.enabled is false",
     ),
     CelRule(
         rule="self.modelRef == oldSelf.modelRef",

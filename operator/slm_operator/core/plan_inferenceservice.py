@@ -11,7 +11,14 @@ from slm_operator.api.inferenceservice import InferenceService, InferenceService
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
-from slm_operator.core.manifests.deployment import build_deployment, build_selector, build_service
+from slm_operator.core.diff import is_applied
+from slm_operator.core.manifests.deployment import (
+    Weights,
+    build_deployment,
+    build_selector,
+    build_service,
+    served_weights,
+)
 from slm_operator.core.manifests.metadata import is_controlled_by
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest, ObjectKey, Plan, key_of
@@ -22,6 +29,7 @@ from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.sizes import serving_bytes
 from slm_operator.core.steps import Children
 
+RUNTIME_MESSAGE = "llama.cpp: it serves GGUF files, and no other engine is configured."
 CRASHES_UNTIL_STALLED = 3
 """Restarts after which a service that never answered is called stalled rather than starting."""
 
@@ -45,14 +53,12 @@ class ServiceSnapshot:
 
 
 @dataclass
-class _Served:
-    """What is known so far; a blocked walk still shows it."""
+class _Wanted:
+    """What shall be served, as far as it is known."""
 
-    variant: str = ""
-    blob: str = ""
+    weights: Weights = field(default_factory=Weights)
     size_bytes: int = 0
     memory_bytes: int = 0
-    runtime_message: str = ""
     children: list[Manifest] = field(default_factory=list)
 
 
@@ -60,41 +66,50 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
     """What to do for one InferenceService."""
     service = snapshot.service
     sequence = Sequence(service, snapshot.children, snapshot.placement, now)
-    served = _Served()
+    wanted = _Wanted()
     try:
-        _find_file(snapshot, sequence, served)
+        _find_weights(snapshot, sequence, wanted)
         _require_own_names(snapshot)
-        served.children = _build_children(snapshot, served)
-        verdict = judge_engines(snapshot)
+        wanted.children = _build_children(snapshot, wanted)
+        verdict = judge_engines(snapshot, wanted.children[0])
     except Blocked as blocked:
         verdict = blocked.verdict
-        if service.spec.replicas == 0 and _owns_deployment(snapshot):  # What cannot be planned can still be stopped.
+        if service.spec.replicas == 0 and _is_ours(snapshot, snapshot.deployment):
+            # What cannot be planned can still be stopped.
             sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
-    generation = service.metadata.generation
-    status = InferenceServiceStatus(
-        observed_generation=generation,
-        conditions=build_conditions(verdict, service.status.conditions, generation, now),
-        url=_url(snapshot.address) if served.children else "",
-        runtime="llama.cpp" if served.blob else "",
-        runtime_message=served.runtime_message,
-        variant=served.variant,
-        digest=served.blob,
-        memory_bytes=served.memory_bytes,
-        replicas=_count(snapshot.deployment, "replicas"),
-        ready_replicas=_count(snapshot.deployment, "readyReplicas"),
-        selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
-    )
+    sequence.drop_superseded(finished=bool(wanted.children))
     about = ObjectKey("InferenceService", service.metadata.namespace, service.metadata.name)
     return Plan(
-        status=status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        apply=(*sequence.apply, *served.children),
+        status=_build_status(snapshot, wanted, verdict, now),
+        apply=(*sequence.apply, *wanted.children),
         delete=tuple(sequence.delete),
         events=build_events(about, verdict, service.status.conditions),
         requeue_after_seconds=sequence.requeue_after_seconds,
     )
 
 
-def _find_file(snapshot: ServiceSnapshot, sequence: Sequence, served: _Served) -> None:
+def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, now: datetime) -> Manifest:
+    """The status: what the engines that answer serve, which in a rollout is not yet what is wanted."""
+    service, generation = snapshot.service, snapshot.service.metadata.generation
+    served = served_weights(snapshot.pods) or wanted.weights
+    ours = _is_ours(snapshot, snapshot.deployment)
+    status = InferenceServiceStatus(
+        observed_generation=generation,
+        conditions=build_conditions(verdict, service.status.conditions, generation, now),
+        url=_url(snapshot.address) if _is_ours(snapshot, snapshot.address) else "",
+        runtime="llama.cpp" if served.blob else "",
+        runtime_message=RUNTIME_MESSAGE if served.blob else "",
+        variant=served.variant,
+        digest=served.blob,
+        memory_bytes=wanted.memory_bytes or (service.status.memory_bytes if served.blob else 0),
+        replicas=_count(snapshot.deployment, "replicas") if ours else 0,
+        ready_replicas=_count(snapshot.deployment, "readyReplicas") if ours else 0,
+        selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
+    )
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted) -> None:
     spec = snapshot.service.spec
     if spec.model_ref is not None:
         missing = check_model(spec.model_ref.name, snapshot.model)
@@ -102,11 +117,10 @@ def _find_file(snapshot: ServiceSnapshot, sequence: Sequence, served: _Served) -
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
         convert = specs.ConvertSpec(model=snapshot.model.status.digest, store=snapshot.placement.store)
         made = sequence.require(convert, "convert", ArtifactResult)
-        served.variant, served.blob, served.size_bytes = BASELINE_LABEL, made.blob, made.size_bytes
+        wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, made.blob), made.size_bytes
     else:
         variant = find_variant(snapshot)
-        served.variant, served.blob, served.size_bytes = variant.type, variant.blob, variant.size_bytes
-    served.runtime_message = "llama.cpp: it serves GGUF files, and no other engine is configured."
+        wanted.weights, wanted.size_bytes = Weights(variant.type, variant.blob), variant.size_bytes
 
 
 def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
@@ -120,9 +134,11 @@ def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
     stalled = any(item.type == "Stalled" and item.status == "True" for item in job.status.conditions)
     name = wanted.variant or job.status.selected
     found = next((item for item in job.status.variants if item.type == name), None)
-    if ready is not None and (ready.status == "True" or stalled):
-        if found is not None and found.gate == "Passed":
-            return found
+    concluded = ready is not None and (ready.status == "True" or stalled)
+    # A variant that was asked for by name need not wait for those that are still measured.
+    if found is not None and found.gate == "Passed" and (concluded or wanted.variant):
+        return found
+    if ready is not None and concluded:
         detail = found.message if found is not None else (ready.message if not name else "it was not made")
         message = f"QuantJob {wanted.name} offers no variant {name or 'at all'}: {detail}"
         raise Blocked(Verdict("stalled", Reason.VARIANT_NOT_AVAILABLE, message))
@@ -132,27 +148,27 @@ def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
     )
 
 
-def _owns_deployment(snapshot: ServiceSnapshot) -> bool:
-    return snapshot.deployment is not None and is_controlled_by(snapshot.deployment, snapshot.service)
+def _is_ours(snapshot: ServiceSnapshot, child: Manifest | None) -> bool:
+    return child is not None and is_controlled_by(child, snapshot.service)
 
 
 def _require_own_names(snapshot: ServiceSnapshot) -> None:
     for child in (snapshot.deployment, snapshot.address):
-        if child is not None and not is_controlled_by(child, snapshot.service):
+        if child is not None and not _is_ours(snapshot, child):
             message = f"{key_of(child)} exists and belongs to somebody else: rename it or this InferenceService."
             raise Blocked(Verdict("stalled", Reason.NAME_CONFLICT, message))
 
 
-def _build_children(snapshot: ServiceSnapshot, served: _Served) -> list[Manifest]:
+def _build_children(snapshot: ServiceSnapshot, wanted: _Wanted) -> list[Manifest]:
     service, placement = snapshot.service, snapshot.placement
     context = _context_size(snapshot)
     threads = plan_threads(service.spec.resources.limits.get("cpu", ""), placement.machine_cpus)
     shape = snapshot.model.status.shape if snapshot.model else None
     if shape is not None:
-        served.memory_bytes = serving_bytes(shape, served.size_bytes, context, service.spec.parallel).total
+        wanted.memory_bytes = serving_bytes(shape, wanted.size_bytes, context, service.spec.parallel).total
     command = build_command(
         placement.engine_command,
-        f"{placement.store}/blobs/sha256/{served.blob.removeprefix('sha256:')}",
+        f"{placement.store}/blobs/sha256/{wanted.weights.blob.removeprefix('sha256:')}",
         service.metadata.name,
         context_size=context,
         parallel=service.spec.parallel,
@@ -160,7 +176,8 @@ def _build_children(snapshot: ServiceSnapshot, served: _Served) -> list[Manifest
         host=placement.listen_host,
     )
     command += service.spec.extra_args
-    return [build_deployment(service, command, placement, served.memory_bytes), build_service(service)]
+    deployment = build_deployment(service, command, placement, wanted.memory_bytes, wanted.weights)
+    return [deployment, build_service(service)]
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:
@@ -169,22 +186,35 @@ def _context_size(snapshot: ServiceSnapshot) -> int:
     return min(wanted, longest) if longest else wanted
 
 
-def judge_engines(snapshot: ServiceSnapshot) -> Verdict:
-    """Whether the service answers, from what its Deployment, Service and Pods report."""
-    wanted = snapshot.service.spec.replicas
-    if wanted == 0:
+def judge_engines(snapshot: ServiceSnapshot, wanted: Manifest) -> Verdict:
+    """Whether the service answers with what is ``wanted``, from what its Deployment, Service and Pods report."""
+    replicas, url = snapshot.service.spec.replicas, _url(snapshot.address)
+    if replicas == 0:
         return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
     problem = _address_problem(snapshot.address)
     if problem:
         return Verdict("stalled", Reason.PORT_IN_USE, problem)
-    ready = _count(snapshot.deployment, "readyReplicas")
-    url = _url(snapshot.address)
-    if ready and url:
-        return Verdict("ready", Reason.READY, f"{ready} of {wanted} engines answer at {url}/v1.")
-    crash = _crash(snapshot.pods)
+    ready, crash = _count(snapshot.deployment, "readyReplicas"), _crash(snapshot.pods)
+    answering = ready > 0 and bool(url)
+    if answering and _is_rolled_out(snapshot.deployment, wanted):
+        detail = f" {crash}." if crash else ""
+        return Verdict("ready", Reason.READY, f"{ready} of {replicas} engines answer at {url}/v1.{detail}")
     if crash:
-        return Verdict("stalled", Reason.ENGINE_CRASHED, crash)
-    return Verdict("progressing", Reason.STARTING, f"Engines are starting: {ready} of {wanted} answer.")
+        detail = f". The engines from before still answer at {url}/v1." if answering else ""
+        return Verdict("stalled", Reason.ENGINE_CRASHED, crash + detail)
+    if answering:
+        new = _count(snapshot.deployment, "updatedReplicas")
+        message = f"New engines are starting: {new} of {replicas}. Those from before answer at {url}/v1 until then."
+        return Verdict("progressing", Reason.ROLLING_OUT, message)
+    return Verdict("progressing", Reason.STARTING, f"Engines are starting: {ready} of {replicas} answer.")
+
+
+def _is_rolled_out(deployment: Manifest | None, wanted: Manifest) -> bool:
+    """Whether every engine that exists was started from the template that is wanted now."""
+    if deployment is None or not is_applied(wanted, deployment):
+        return False
+    current = _count(deployment, "observedGeneration") >= deployment["metadata"].get("generation", 1)
+    return current and _count(deployment, "updatedReplicas") == _count(deployment, "replicas")
 
 
 def _count(deployment: Manifest | None, name: str) -> int:
@@ -209,9 +239,9 @@ def _address_problem(address: Manifest | None) -> str:
 def _crash(pods: Many[Manifest]) -> str:
     for pod in pods:
         for status in pod.get("status", {}).get("containerStatuses", []):
-            if status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED:
+            if status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED and not status.get("ready"):
                 last = status.get("lastState", {}).get("terminated", {})
-                detail = str(last.get("message", "")).strip() or "it left no message"
+                detail = str(last.get("message", "")).strip().rstrip(".") or "it left no message"
                 count, code = status["restartCount"], last.get("exitCode", "unknown")
                 return f"The engine ended {count} times, last with exit code {code}: {detail}"
     return ""

@@ -84,6 +84,7 @@ def plan_quantjob(snapshot: QuantSnapshot, now: datetime) -> Plan:
         verdict = _walk(snapshot, sequence, known)
     except Blocked as blocked:
         verdict = blocked.verdict
+    sequence.drop_superseded(finished=known.report is not None)
     return _build_plan(snapshot, sequence, known, verdict, now)
 
 
@@ -103,7 +104,13 @@ def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> Verd
     known.baseline = _made(VariantStatus(type=BASELINE_LABEL), base)
     for index, variant in enumerate(known.variants):
         spec = specs.QuantizeSpec(gguf=base.manifest, type=variant.type, threads=_threads(snapshot), store=store)
-        made = sequence.require(spec, f"quantize-{variant.type}", ArtifactResult)
+        try:
+            made = sequence.require(spec, f"quantize-{variant.type}", ArtifactResult)
+        except Blocked as blocked:
+            if blocked.verdict.state == "stalled":
+                why = {"reason": blocked.verdict.reason.value, "message": blocked.verdict.message}
+                known.variants[index] = variant.model_copy(update=why)
+            raise
         known.variants[index] = _made(variant, made)
         known.tool = made.tool
     known.baseline = _measure(snapshot, sequence, known, known.baseline, "")

@@ -44,6 +44,7 @@ def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
         verdict = Verdict("ready", Reason.READY, _summary(resolved))
     except Blocked as blocked:
         verdict = blocked.verdict
+    sequence.drop_superseded(finished=verdict.state == "ready")
     generation = model.metadata.generation
     status = SLMModelStatus(
         observed_generation=generation,

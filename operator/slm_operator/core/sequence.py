@@ -11,8 +11,9 @@ from slm_operator.api.meta import ResourceRequirements
 from slm_operator.api.registry import AnyResource
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.manifests.job import build_job, build_job_name
+from slm_operator.core.manifests.metadata import is_controlled_by
 from slm_operator.core.placement import Placement
-from slm_operator.core.plan import Manifest, ObjectKey
+from slm_operator.core.plan import Manifest, ObjectKey, key_of
 from slm_operator.core.steps import RETRY_DELAY_SECONDS, Children, StepView, describe_progress, view_step
 
 Result = TypeVar("Result", bound=AnyResult)
@@ -52,10 +53,12 @@ class Sequence:
     requeue_after_seconds: float | None = None
     step_seconds: dict[str, float] = field(default_factory=dict)
     progress: str = ""
+    _asked: set[str] = field(default_factory=set)
 
     def require(self, step: AnySpec, label: str, result: type[Result]) -> Result:
         """The step's result; raises Blocked after starting it, while it runs, or when it failed."""
         name = build_job_name(self.owner, step, label)
+        self._asked.add(name)
         view = view_step(name, self.children)
         if view.state == "succeeded":
             if not isinstance(view.result, result):
@@ -71,6 +74,18 @@ class Sequence:
         self.progress = f"{label}: {describe_progress(view.progress)}"
         message = f"{self.progress}; last attempt: {view.error.message}" if view.error else self.progress
         raise Blocked(Verdict("progressing", reason, message))
+
+    def drop_superseded(self, *, finished: bool) -> None:
+        """Delete Jobs of an earlier spec: those under way when a step blocks, all when the walk is ``finished``.
+
+        Steps run one after the other, so where one blocks no other may be under way. Without any step asked for, a
+        reference is missing, and nothing is known.
+        """
+        for name, job in self.children.jobs.items():
+            if not self._asked or name in self._asked or not is_controlled_by(job, self.owner):
+                continue
+            if finished or view_step(name, self.children).state == "running":
+                self.delete.append(key_of(job))
 
     def _start(self, step: AnySpec, label: str) -> None:
         if self.suspended:

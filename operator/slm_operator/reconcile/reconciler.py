@@ -1,7 +1,10 @@
 """Carries out plans: one object at a time, nothing but what the plan says."""
 
+from pydantic import TypeAdapter, ValidationError
+
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.api.meta import Condition
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
@@ -14,6 +17,8 @@ from slm_operator.core.plan_slmmodel import plan_slmmodel
 from slm_operator.errors import Conflict, InvalidManifest
 from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey
 from slm_operator.reconcile import gather
+
+CONDITIONS = TypeAdapter(list[Condition])
 
 
 class Reconciler:
@@ -63,15 +68,21 @@ class Reconciler:
     async def _refuse(self, key: ObjectKey, manifest: Manifest, verdict: Verdict) -> None:
         meta, before = manifest["metadata"], manifest.get("status") or {}
         generation = int(meta.get("generation", 1))
-        conditions = build_conditions(verdict, (), generation, self._clock.now())
-        old = before.get("conditions", [])
-        if [(item.get("type"), item.get("message")) for item in old] == [(c.type, c.message) for c in conditions]:
-            return
+        previous = _read_conditions(before)
+        conditions = build_conditions(verdict, previous, generation, self._clock.now())
         status = {
             **before,
             "observedGeneration": generation,
             "conditions": [item.model_dump(mode="json", by_alias=True) for item in conditions],
         }
         await self._cluster.update_status(key, status)
-        for event in build_events(key, verdict, ()):
+        for event in build_events(key, verdict, previous):
             await self._cluster.record(event)
+
+
+def _read_conditions(status: Manifest) -> list[Condition]:
+    """Conditions of a status that may be as malformed as the rest of its object."""
+    try:
+        return CONDITIONS.validate_python(status.get("conditions", []))
+    except ValidationError:
+        return []

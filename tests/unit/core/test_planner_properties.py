@@ -46,7 +46,7 @@ quant_jobs = st.builds(
             "variants": variants,
             "gate": gate,
             "goal": goal,
-            "benchmark": {"enabled": bench},
+            "benchmark": {"enabled": bench or (goal or {}).get("prefer") == "fastest"},
             "suspend": suspend,
         },
     ),

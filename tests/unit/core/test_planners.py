@@ -23,7 +23,12 @@ def world(*manifests: dict[str, Any]) -> World:
 
 
 def make_deployment_ready(made: World) -> None:
-    made.objects[ObjectKey("Deployment", "default", "s")]["status"] = {"replicas": 1, "readyReplicas": 1}
+    made.objects[ObjectKey("Deployment", "default", "s")]["status"] = {
+        "observedGeneration": 1,
+        "replicas": 1,
+        "updatedReplicas": 1,
+        "readyReplicas": 1,
+    }
     ingress = [{"ip": "127.0.0.1", "ports": [{"port": 4321}]}]
     made.objects[ObjectKey("Service", "default", "s")]["status"] = {"loadBalancer": {"ingress": ingress}}
 
@@ -182,3 +187,41 @@ def test_a_fault_is_tried_anew_after_a_delay_and_a_bad_input_never() -> None:
     assert soon.delete == ()
     later = made.plan(MODEL_KEY, NOW.replace(minute=14))
     assert later.delete == (job,)
+
+
+def test_a_changed_spec_ends_the_job_it_replaces_and_at_the_end_nothing_of_it_is_left() -> None:
+    made = world(MODEL, QUANT)
+    made.settle(lambda label: None if label.startswith("evaluate") else succeed(label))
+    (old,) = [key for key, job in made.objects.items() if key.kind == "Job" and "status" not in job]
+    made.put(manifest("QuantJob", "q", {**QUANT["spec"], "evaluation": {"chunks": 17}}))
+    assert made.plan(QUANT_KEY).delete == (old,)
+    made.settle(succeed)
+    made.put(manifest("QuantJob", "q", {**QUANT["spec"], "evaluation": {"chunks": 18}}))
+    made.settle(succeed)
+    evaluations = [key.name for key in made.objects if key.kind == "Job" and "-evaluate-" in key.name]
+    assert len(evaluations) == len(QUANT["spec"]["variants"]) + 1
+
+
+def test_jobs_of_a_model_that_is_away_for_a_moment_go_on() -> None:
+    made = world(MODEL, QUANT)
+    made.settle(lambda label: None if label.startswith("evaluate") else succeed(label))
+    model = made.objects.pop(MODEL_KEY)
+    plan = made.plan(QUANT_KEY)
+    assert (plan.delete, made.objects.setdefault(MODEL_KEY, model)) == ((), model)
+
+
+def test_of_two_long_names_that_begin_alike_each_has_its_own_jobs() -> None:
+    names = ["tinyllama-1.1b-intermediate-step-1431k-3t-q4-k-m", "tinyllama-1.1b-intermediate-step-1431k-3t-q8-0"]
+    made = world(MODEL, *(manifest("QuantJob", name, QUANT["spec"]) for name in names))
+    made.settle(succeed)
+    assert [made.condition(ObjectKey("QuantJob", "default", name))["reason"] for name in names] == ["Succeeded"] * 2
+
+
+def test_a_variant_that_cannot_be_made_says_why() -> None:
+    made = world(MODEL, QUANT)
+    made.settle(lambda label: fail("UnknownType", "no such type") if label == "quantize-Q4_0" else succeed(label))
+    rows = made.objects[QUANT_KEY]["status"]["variants"]
+    assert [(row["type"], row["reason"], row["message"]) for row in rows] == [
+        ("Q8_0", "", ""),
+        ("Q4_0", "UnknownType", "no such type"),
+    ]

@@ -31,7 +31,8 @@ def build_job_name(owner: AnyResource, step: AnySpec, label: str) -> str:
     """
     retry = owner.metadata.annotations.get(ANNOTATION_RETRY, "")
     asked = step.model_dump(mode="json", exclude={"allow_private_hosts"})
-    digest = short_digest([owner.kind, asked, retry])
+    # The whole name is in the digest: of two long names that begin alike, each has its own Jobs.
+    digest = short_digest([owner.kind, owner.metadata.name, asked, retry])
     tail = f"-{label.lower().replace('_', '-')}-{digest}"
     return owner.metadata.name[: MAX_CHILD_NAME - len(tail)].rstrip("-.") + tail
 
