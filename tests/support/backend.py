@@ -34,7 +34,7 @@ class Backend:
         """Run ``slm``; any exit code."""
         command = [sys.executable, "-m", "slm_operator.cli.main", *arguments]
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, input=stdin, timeout=590
+            command, env=self.environment, capture_output=True, text=True, check=False, input=stdin, timeout=890
         )
 
     def slm(self, *arguments: str, stdin: str | None = None) -> str:

@@ -56,20 +56,38 @@ class InferenceServiceSpec(Message):
         if (self.model_ref is None) == (self.quant_job_ref is None):
             raise ValueError(RULES[0].message)
         for argument in self.extra_args:
-            if argument.split("=", 1)[0] in FORBIDDEN_ARGS:
+            name = argument.split("=", 1)[0]
+            if name in FORBIDDEN_ARGS or (name.startswith("-") and name.endswith(PRESET_ENDINGS)):
                 raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
         return self
 
 
 FORBIDDEN_ARGS = frozenset(
     {
-        *("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hft", "--hf-token"),
-        *("--host", "--port", "--api-key", "--api-key-file", "-a", "--alias"),
+        # The operator's own.
+        *("-m", "--model", "--host", "--port", "--reuse-port", "--api-prefix", "-a", "--alias", "--metrics"),
         *("-c", "--ctx-size", "-np", "--parallel", "-t", "--threads", "-tb", "--threads-batch"),
-        *("--path", "--tools", "--agent", "--slot-save-path", "--log-file", "--media-path"),
+        # Keys are checked, and connections encrypted, in front of the engine.
+        *("--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"),
+        # These fetch from the network, or send to it.
+        *("-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"),
+        *("-hft", "--hf-token", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf", "-mmu", "--mmproj-url", "--rpc"),
+        # These open a file that is no verified blob of the store, or write one.
+        *("-mm", "--mmproj", "-md", "--model-draft", "--spec-draft-model", "--lora", "--lora-scaled"),
+        *("--control-vector", "--control-vector-scaled", "--grammar-file", "-jf", "--json-schema-file"),
+        *("--chat-template-file", "-lcs", "--lookup-cache-static", "-lcd", "--lookup-cache-dynamic"),
+        *("--ui-config-file", "--webui-config-file", "--video-ffmpeg-dir", "--log-file", "--log-prompts-dir"),
+        # These give clients files, tools, other models, or the right to change the engine.
+        *("--path", "--media-path", "--slot-save-path", "--models-dir", "--models-preset", "--models-max"),
+        *("--models-autoload", "--tools", "--tools-runtime", "-ag", "--agent", "--mcp-servers-config"),
+        *("--mcp-servers-json", "--ui-mcp-proxy", "--webui-mcp-proxy", "--props"),
+        # These print something and end.
+        *("-h", "--help", "--usage", "--version", "-cl", "--cache-list", "--completion-bash", "--list-devices"),
     }
 )
-"""llama-server arguments a user may not pass: ours already, or they open files, tools or the network."""
+"""llama-server arguments a user may not pass. tests/pipelines/test_llama_cpp.py holds the list against the engine's own
+help; presets, whose names end in ``-default`` or ``-spec``, fetch models and are refused by their ending."""
+PRESET_ENDINGS = ("-default", "-spec")
 
 
 class InferenceServiceStatus(Message):
@@ -115,7 +133,9 @@ RULES = [
     CelRule(
         rule="self.extraArgs.all(a, !(a.split('=')[0] in ["
         + ", ".join(f"'{name}'" for name in sorted(FORBIDDEN_ARGS))
-        + "]))",
+        + "] || a.matches('^-.*("
+        + "|".join(PRESET_ENDINGS)
+        + ")(=.*)?$')))",
         message="spec.extraArgs holds an argument that the operator sets, or that is unsafe",
     ),
 ]

@@ -29,7 +29,8 @@ def parse_resource(manifest: dict[str, Any]) -> AnyResource:
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidManifest(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     try:
-        return KINDS[kind].model_validate(manifest, strict=True)  # The API server converts no "2" to 2 either.
+        # As the API server does: no "2" becomes 2, and a field has no second spelling.
+        return KINDS[kind].model_validate(manifest, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifest("; ".join(describe_error(item, KINDS[kind]) for item in error.errors())) from error
 
