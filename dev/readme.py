@@ -41,7 +41,9 @@ def build_row(row: dict[str, Any], selected: str) -> str:
         f"{row['perplexity']:.3f}",
         "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
         "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
-        "" if row["tokensPerSecond"] is None else f"{row['tokensPerSecond']:.0f}",
+        ""
+        if row["tokensPerSecond"] is None
+        else f"{row['tokensPerSecond']:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
         row["gate"] or "",
     ]
     return f"| {' | '.join(cells)} |"

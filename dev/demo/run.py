@@ -182,7 +182,7 @@ def collect_result(repo: str, answer: str, seconds: dict[str, float]) -> dict[st
     """The machine-readable result."""
     model, job, service = get("SLMModel")["status"], get("QuantJob")["status"], get("InferenceService")["status"]
     names = ("type", "sizeBytes", "forecastBytes", "perplexity", "klDivergence", "topOneAgreement", "tokensPerSecond")
-    more = ("promptTokensPerSecond", "gate", "digest", "blob")
+    more = ("tokensPerSecondSpread", "promptTokensPerSecond", "gate", "digest", "blob")
     variants = [{name: row.get(name) for name in (*names, *more)} for row in job["variants"]]
     return {
         "model": {
@@ -222,7 +222,9 @@ def show_table(result: dict[str, Any]) -> None:
             f"{row['perplexity']:.3f}",
             "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
             "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
-            "" if row["tokensPerSecond"] is None else f"{row['tokensPerSecond']:.0f}",
+            ""
+            if row["tokensPerSecond"] is None
+            else f"{row['tokensPerSecond']:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
             row["gate"] or "",
         )
     console.print(table)

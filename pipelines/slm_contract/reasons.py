@@ -80,5 +80,6 @@ class Reason(StrEnum):
     # Faults
     STORE_CORRUPT = "StoreCorrupt", "A blob does not have the digest it is named by."
     STORE_BUSY = "StoreBusy", "Garbage collection and steps exclude each other; it is tried again."
+    OUT_OF_MEMORY = "OutOfMemory", "A step used more memory than its limit; raise it, or give none."
     STEP_FAILED = "StepFailed", "A step failed more often than its back-off limit allows."
     INTERNAL_ERROR = "InternalError", "A bug: please report it with the log of the step."

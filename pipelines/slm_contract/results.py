@@ -131,10 +131,10 @@ class BenchmarkResult(Message):
     """Prompt processing speed."""
     generate_tokens_per_second: float
     """Generation speed of one request."""
-    prompt_tokens_per_second_error: float | None = None
-    """Standard deviation between repetitions."""
-    generate_tokens_per_second_error: float | None = None
-    """Standard deviation between repetitions."""
+    prompt_tokens_per_second_spread: float | None = None
+    """Half the range of the middle half of the samples; null when it is not known."""
+    generate_tokens_per_second_spread: float | None = None
+    """Half the range of the middle half of the samples; null when it is not known."""
     threads: int
     """Threads that were used."""
     cached: bool

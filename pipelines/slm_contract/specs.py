@@ -184,12 +184,12 @@ class VariantReport(Message):
     """Share of positions, 0 to 1, where the variant's most likely token is the original's."""
     prompt_tokens_per_second: float | None = None
     """Prompt processing speed; null when not measured."""
-    prompt_tokens_per_second_error: float | None = None
-    """Standard deviation between repetitions; None when it is not known."""
+    prompt_tokens_per_second_spread: float | None = None
+    """Half the range of the middle half of the samples; null when it is not known."""
     generate_tokens_per_second: float | None = None
     """Generation speed of one request; null when not measured."""
-    generate_tokens_per_second_error: float | None = None
-    """Standard deviation between repetitions; null when it is not known."""
+    generate_tokens_per_second_spread: float | None = None
+    """Half the range of the middle half of the samples; null when it is not known."""
     gate_passed: bool | None = None
     """Verdict of the gate; null for the baseline."""
     reason: str = ""

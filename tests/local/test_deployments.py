@@ -119,6 +119,9 @@ async def test_a_killed_engine_is_healed_without_a_refused_connection(tmp_path: 
         container = healed["status"]["containerStatuses"][0]
         assert container["restartCount"] == 1
         assert container["lastState"]["terminated"]["exitCode"] == 137
+        (event,) = await cluster.events("default", key)
+        assert (event["type"], event["reason"]) == ("Warning", "Restarted")
+        assert event["message"] == "The process ended with exit code 137 and was started again at once."
 
 
 async def test_an_engine_that_keeps_crashing_waits_longer_each_time(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ async def test_an_engine_that_keeps_crashing_waits_longer_each_time(tmp_path: Pa
             "back-off 1 s restarting the process, which ended with exit code 3"
         )
         assert "no memory" in container["lastState"]["terminated"]["message"]
-        assert [each["reason"] for each in await cluster.events("default", key)] == ["BackOff"]
+        assert [each["reason"] for each in await cluster.events("default", key)] == ["Restarted", "BackOff"]
 
 
 async def test_a_failed_liveness_probe_restarts_the_process(tmp_path: Path) -> None:
@@ -151,6 +154,19 @@ async def test_a_failed_liveness_probe_restarts_the_process(tmp_path: Path) -> N
         await until(cluster, key, lambda status: status and status["containerStatuses"][0]["restartCount"] > 0)
         (event,) = [each for each in await cluster.events("default", key) if each["reason"] == "Unhealthy"][:1]
         assert event["message"].startswith("liveness probe failed: ")
+
+
+async def test_an_engine_beyond_its_memory_limit_is_killed_and_says_so(tmp_path: Path) -> None:
+    greedy = "import time; held = bytearray(200 << 20); time.sleep(600)"
+    async with kubelet(tmp_path) as cluster:
+        limits = {"limits": {"memory": "100Mi"}}
+        await cluster.apply(deployment(command=[sys.executable, "-c", greedy], args=[], resources=limits))
+        await until(cluster, KEY, lambda status: status.get("replicas") == 1)
+        key = ObjectKey("Pod", "default", (await only_pod(cluster))["metadata"]["name"])
+        found = await until(cluster, key, lambda status: status and status["containerStatuses"][0]["lastState"])
+        ended = found["status"]["containerStatuses"][0]["lastState"]["terminated"]
+        assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+        assert "more than its limit of 100Mi: raise the limit." in ended["message"]
 
 
 @pytest.mark.parametrize("turns", range(12))

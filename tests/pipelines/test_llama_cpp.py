@@ -434,6 +434,16 @@ def test_benchmark_measures_once_per_machine(store: Store, model: str, monkeypat
     assert not benchmark.run(spec, REPORTER).cached
 
 
+def test_a_quick_model_is_measured_more_often_and_a_slow_one_as_often_as_asked() -> None:
+    assert benchmark.enough_repetitions([8000.0], tokens=400, asked=3) == 20
+    assert benchmark.enough_repetitions([8000.0], tokens=32, asked=3) == benchmark.MAX_REPETITIONS
+    assert benchmark.enough_repetitions([2.0], tokens=32, asked=3) == 3
+
+
+def test_one_disturbed_sample_sets_neither_median_nor_spread() -> None:
+    assert benchmark.spread([100.0, 101.0, 99.0, 100.0, 3.0]) < 1
+
+
 def test_a_benchmark_of_nothing_is_refused(store: Store, model: str) -> None:
     spec = BenchmarkSpec(gguf=model, generate_tokens=0, store=str(store.folder))
     with pytest.raises(BadInput) as caught:

@@ -16,6 +16,7 @@ from typing import Any
 from slm_operator.adapters import logs, probes, processes
 from slm_operator.adapters.pod_status import build_pod_status, container_of, stamp, terminated
 from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
+from slm_operator.core.quantity import format_bytes, parse_quantity
 from slm_operator.errors import ClusterUnavailable, Conflict
 from slm_operator.ports import Cluster, EventRecord, Manifest, ObjectKey
 
@@ -32,6 +33,8 @@ MAX_MESSAGE_BYTES = 4096
 CANNOT_START = 128
 """Exit code that container runtimes report when the program could not be started."""
 RETRY_SECONDS = 1.0
+OUT_OF_MEMORY = "OOMKilled"
+"""Kubernetes' reason for a container that went beyond its memory limit."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Folders:
     def pod(self, uid: str) -> Path:
         """Scratch folder of one pod."""
         return self.state / "pods" / uid
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a process was ended, or could not be started; empty when it ended by itself."""
+
+    problem: str = ""
+    reason: str = ""
 
 
 class PodWorker:
@@ -66,13 +77,13 @@ class PodWorker:
         record = self._table.get(self.uid)
         resumed = record is not None and self._resume(record)
         while True:
-            problem = ""
+            ending = Ending()
             if record is None or not resumed:
-                record, problem = self._start(record)
+                record, ending = self._start(record)
             resumed = False
             if self._handle is not None:
-                problem = await self._follow(self._handle, record)
-            if await self._finish(record, problem):
+                ending = await self._follow(self._handle, record)
+            if await self._finish(record, ending):
                 return
             record = self._table.get(self.uid) or record
             await asyncio.sleep(_backoff(record))
@@ -93,7 +104,7 @@ class PodWorker:
             self._handle = processes.Handle(0)
         return self._handle is not None
 
-    def _start(self, last: ProcessRecord | None) -> tuple[ProcessRecord, str]:
+    def _start(self, last: ProcessRecord | None) -> tuple[ProcessRecord, Ending]:
         record = self._next_record(last)
         self._handle = None
         with contextlib.suppress(FileNotFoundError):
@@ -103,10 +114,10 @@ class PodWorker:
         try:
             self._handle, created = processes.start(self._command(record))
         except OSError as error:
-            return record, str(error)
+            return record, Ending(str(error), "StartError")
         record = dataclasses.replace(record, pid=self._handle.pid, created=created)
         self._table.put(record)
-        return record, ""
+        return record, Ending()
 
     def _next_record(self, last: ProcessRecord | None) -> ProcessRecord:
         grace = self._pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
@@ -135,6 +146,7 @@ class PodWorker:
             processes.START: f"{self.uid}/{record.starts}",
         }
         words = [*self._container.get("command", []), *self._container.get("args", [])]
+        cpus = self._container.get("resources", {}).get("limits", {}).get("cpu")
         folder = Path(self._container.get("workingDir") or self._folders.pod(self.uid))
         return processes.Command(
             argv=[expand(word, own) for word in words],
@@ -142,36 +154,47 @@ class PodWorker:
             folder=folder,
             log=self._log,
             exit_file=self._exit_file(record),
-            cpus=parse_cpus(self._container.get("resources", {}).get("limits", {}).get("cpu")),
+            cpus=float(parse_quantity(str(cpus))) if cpus is not None else None,
         )
 
-    async def _follow(self, handle: processes.Handle, record: ProcessRecord) -> str:
-        """Watch until the process ended; returns why it was ended, empty when it ended by itself."""
+    async def _follow(self, handle: processes.Handle, record: ProcessRecord) -> Ending:
+        """Watch until the process ended; returns why it was ended."""
         self._ready = False
         watcher = asyncio.create_task(probes.watch(self._container, record.port, self._set_ready))
-        problem, looked = "", 0.0
+        ending, looked = Ending(), 0.0
         try:
             while handle.running():
-                if not problem and watcher.done() and (problem := _failure(watcher)):
+                if not ending.problem and watcher.done() and (problem := _failure(watcher)):
+                    ending = Ending(problem)
                     await self._event("Unhealthy", f"{problem} The process is restarted.")
                     await processes.end(handle, record)
                 if time.monotonic() - looked >= PROGRESS_SECONDS:
                     looked = time.monotonic()
                     self._read_progress()
+                    ending = self._enforce_memory(handle) or ending
                 await self._write({"running": {"startedAt": record.started_at}}, record, ready=self._ready)
                 await asyncio.sleep(TICK_SECONDS)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-        return problem
+        return ending
 
-    async def _finish(self, record: ProcessRecord, problem: str) -> bool:
+    def _enforce_memory(self, handle: processes.Handle) -> Ending | None:
+        """Kill the process once it holds more memory than its limit; mapped weights, which can be dropped, are free."""
+        limit = self._container.get("resources", {}).get("limits", {}).get("memory")
+        if limit is None or (used := processes.private_bytes(handle.pid)) <= parse_quantity(str(limit)):
+            return None
+        processes.sweep(self.uid)
+        problem = f"It held {format_bytes(used)} of memory, more than its limit of {limit}: raise the limit."
+        return Ending(problem, OUT_OF_MEMORY)
+
+    async def _finish(self, record: ProcessRecord, ending: Ending) -> bool:
         """Report the end; returns whether the pod is final."""
         code = self._handle.exit_code(self._exit_file(record)) if self._handle else CANNOT_START
         processes.sweep(self.uid)
         self._read_progress()
-        message = self._message(code) or problem
-        state = terminated(code, message, record.started_at, "" if self._handle else "StartError")
+        message = ending.problem if ending.reason else self._message(code) or ending.problem
+        state = terminated(code, message, record.started_at, ending.reason)
         policy = self._pod["spec"].get("restartPolicy", "Always")
         final = policy == "Never" or (policy == "OnFailure" and code == 0)
         await self._write({"terminated": state}, record, ready=False, phase=_final_phase(code) if final else "Running")
@@ -186,6 +209,8 @@ class PodWorker:
             text = f"back-off {delay:g} s restarting the process, which ended with exit code {code}"
             await self._write({"waiting": {"reason": "CrashLoopBackOff", "message": text}}, record, ready=False)
             await self._event("BackOff", f"{text}: {message.strip()[-200:]}")
+        else:
+            await self._event("Restarted", f"The process ended with exit code {code} and was started again at once.")
         return False
 
     def _message(self, code: int) -> str:
@@ -243,14 +268,6 @@ def expand(text: str, env: dict[str, str]) -> str:
         return match[0][1:] if match[0].startswith("$$") else env.get(match[1], match[0])
 
     return re.sub(r"\$?\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)", value, text)
-
-
-def parse_cpus(quantity: str | float | None) -> float | None:
-    """Cores of a Kubernetes CPU quantity such as ``2`` or ``500m``."""
-    if quantity is None:
-        return None
-    text = str(quantity)
-    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 def _value(variable: Manifest) -> str:

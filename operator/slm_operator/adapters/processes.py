@@ -148,6 +148,18 @@ def sweep(pod_uid: str) -> None:
                 process.kill()
 
 
+def private_bytes(pid: int) -> int:
+    """Memory of a process and its descendants that is theirs alone: resident, without mapped files."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                memory = process.memory_info()
+                total += memory.rss - getattr(memory, "shared", 0)
+    return total
+
+
 def kill_orphans(state_dir: Path, known: set[str]) -> int:
     """Kill processes that belong to this state folder but to no known pod; returns how many."""
     killed = 0

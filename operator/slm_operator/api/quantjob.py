@@ -133,7 +133,9 @@ class VariantStatus(Message):
     prompt_tokens_per_second: float | None = None
     """Prompt processing speed, tokens per second."""
     tokens_per_second: float | None = None
-    """Generation speed of one request, tokens per second."""
+    """Generation speed of one request, tokens per second: the median of the benchmark's samples."""
+    tokens_per_second_spread: float | None = None
+    """Half the range of the middle half of the samples: a large one says that the machine was busy."""
     gate: Literal["", "Passed", "Failed"] = ""
     """Verdict of the gate; empty until measured."""
     reason: str = ""

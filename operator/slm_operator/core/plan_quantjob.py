@@ -162,6 +162,7 @@ def _measure(
         known.measured[variant.type] = Measured(found, speed)
         update["prompt_tokens_per_second"] = speed.prompt_tokens_per_second
         update["tokens_per_second"] = speed.generate_tokens_per_second
+        update["tokens_per_second_spread"] = speed.generate_tokens_per_second_spread
     return variant.model_copy(update=update)
 
 

@@ -70,9 +70,22 @@ def view_step(name: str, children: Children) -> StepView:
     if state == "succeeded":
         error = StepError(reason=Reason.INTERNAL_ERROR, message=f"The step {name} ended well but left no result.")
         return StepView("failed", error=error, finished_at=at)
+    told = outcome.error if outcome is not None else None
     fallback = StepError(reason=Reason.STEP_FAILED, message=f"The step {name} failed: {message or reason}.")
-    error = outcome.error if outcome is not None and outcome.error is not None else fallback
+    error = told or _memory_error(name, pods) or fallback
     return StepView("failed", error=error, finished_at=at, final=reason == "PodFailurePolicy")
+
+
+def _memory_error(name: str, pods: Iterable[Manifest]) -> StepError | None:
+    """What to say of a step that was killed for its memory, and so could say nothing itself."""
+    for pod in pods:
+        for status in pod.get("status", {}).get("containerStatuses", []):
+            ended = status.get("state", {}).get("terminated", {})
+            if ended.get("reason") == "OOMKilled":
+                detail = f" {ended['message']}" if ended.get("message") else " Raise its resources.limits.memory."
+                message = f"The step {name} was killed for using more memory than its limit.{detail}"
+                return StepError(reason=Reason.OUT_OF_MEMORY, message=message)
+    return None
 
 
 def _finished(job: Manifest) -> tuple[str, str, str, datetime | None] | None:

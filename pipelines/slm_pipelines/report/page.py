@@ -49,8 +49,8 @@ def build_row(row: VariantReport, spec: ReportSpec, *, judged: bool) -> Row:
         words.small(row.kl_divergence),
         words.small(row.kl_divergence_p99),
         words.number(row.top_one_agreement, ".2%"),
-        words.with_error(row.prompt_tokens_per_second, row.prompt_tokens_per_second_error),
-        words.with_error(row.generate_tokens_per_second, row.generate_tokens_per_second_error),
+        words.with_error(row.prompt_tokens_per_second, row.prompt_tokens_per_second_spread),
+        words.with_error(row.generate_tokens_per_second, row.generate_tokens_per_second_spread),
     )
     if not judged:
         return Row(row.type, cells, "reference", "what every variant is compared with", row.digest, chosen=False)

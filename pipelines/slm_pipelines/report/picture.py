@@ -108,7 +108,7 @@ CHARTS = (
         "Speed and loss",
         "generation, tokens/s  (faster is better →)",
         1,
-        lambda row: (finite(row.generate_tokens_per_second), finite(row.generate_tokens_per_second_error)),
+        lambda row: (finite(row.generate_tokens_per_second), finite(row.generate_tokens_per_second_spread)),
         "no variant has both a speed and a KL divergence",
     ),
 )
@@ -165,7 +165,7 @@ def _scale(axes: "Axes", dots: list[Dot], better: int, bound: float | None) -> N
     axes.yaxis.set_minor_formatter(NullFormatter())
     left, right = min(dot.x - dot.error for dot in dots), max(dot.x + dot.error for dot in dots)
     room = 0.16 * (right - left) or 0.2 * right or 1.0
-    axes.set_xlim(*sorted((left - room, right + room), reverse=better < 0))
+    axes.set_xlim(*sorted((max(0.0, left - room), right + room), reverse=better < 0))
 
 
 def _draw_dots(axes: "Axes", dots: list[Dot], colours: Palette) -> None:

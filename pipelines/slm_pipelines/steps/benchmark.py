@@ -1,10 +1,11 @@
 """benchmark: tokens per second of one GGUF on this machine, with llama-bench."""
 
 import json
+import math
 import platform
 import re
 from pathlib import Path
-from statistics import median, stdev
+from statistics import median, quantiles
 from typing import Any
 
 from slm_contract.reasons import Reason
@@ -17,6 +18,10 @@ from slm_pipelines.store import Store
 from slm_pipelines.tools.child import run_tool
 from slm_pipelines.tools.cpus import cpu_threads
 from slm_pipelines.tools.llama_cpp import Engine, locate
+
+MIN_SAMPLED_SECONDS = 1.0
+"""A tiny model generates for a few milliseconds per repetition, which says more about the scheduler than about it."""
+MAX_REPETITIONS = 50
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -45,10 +50,9 @@ def check_bounds(spec: BenchmarkSpec) -> None:
         raise BadInput(Reason.INVALID_SPEC, message)
 
 
-def _measure(engine: Engine, gguf: Path, spec: BenchmarkSpec, threads: int, reporter: Reporter) -> Figures:
-    """Run llama-bench; one line of JSON per test."""
-    reporter.report(f"Measuring speed on {threads} threads")
-    numbers = {"-p": spec.prompt_tokens, "-n": spec.generate_tokens, "-r": spec.repetitions, "-t": threads}
+def _run_bench(engine: Engine, gguf: Path, spec: BenchmarkSpec, threads: int, repetitions: int) -> list[list[float]]:
+    """Samples of prompt processing and of generation, tokens per second."""
+    numbers = {"-p": spec.prompt_tokens, "-n": spec.generate_tokens, "-r": repetitions, "-t": threads}
     options = [part for name, value in numbers.items() for part in (name, str(value))]
     run = run_tool([engine.program("llama-bench"), "-m", gguf, "-o", "jsonl", *options])
     if run.code > 0 and "failed to load model" in run.output:
@@ -56,14 +60,35 @@ def _measure(engine: Engine, gguf: Path, spec: BenchmarkSpec, threads: int, repo
         raise BadInput(Reason.INVALID_GGUF, message)
     run.require_success()
     tests: list[dict[str, Any]] = [json.loads(line) for line in run.output.splitlines() if line.startswith("{")]
-    # The median, not llama-bench's mean: one repetition that meets a busy neighbour would halve the mean.
-    prompt = [test["samples_ts"] for test in tests if test["n_prompt"]]
-    generate = [test["samples_ts"] for test in tests if test["n_gen"]]
-    if not prompt or not generate:
+    found = [[test["samples_ts"] for test in tests if test[size]] for size in ("n_prompt", "n_gen")]
+    if not all(found):
         raise Retryable(Reason.MEASUREMENT_FAILED, f"llama-bench printed no figures: {run.complaint()}")
-    figures = {"promptTokensPerSecond": median(prompt[0]), "generateTokensPerSecond": median(generate[0])}
-    if spec.repetitions > 1:
-        figures |= {"promptError": stdev(prompt[0]), "generateError": stdev(generate[0])}
+    return [samples[0] for samples in found]
+
+
+def enough_repetitions(samples: list[float], tokens: int, asked: int) -> int:
+    """Repetitions that fill MIN_SAMPLED_SECONDS at the speed of ``samples``, at least as many as asked for."""
+    needed = math.ceil(MIN_SAMPLED_SECONDS * median(samples) / tokens)
+    return max(asked, min(needed, MAX_REPETITIONS))
+
+
+def spread(samples: list[float]) -> float:
+    """Half the range of the middle half: unlike a deviation, one sample that met a busy neighbour does not set it."""
+    lower, _, upper = quantiles(samples, n=4, method="inclusive")
+    return (upper - lower) / 2
+
+
+def _measure(engine: Engine, gguf: Path, spec: BenchmarkSpec, threads: int, reporter: Reporter) -> Figures:
+    """Median and spread of as many samples as are asked for, or more where they take only milliseconds."""
+    reporter.report(f"Measuring speed on {threads} threads")
+    prompt, generate = _run_bench(engine, gguf, spec, threads, spec.repetitions)
+    repetitions = enough_repetitions(generate, spec.generate_tokens, spec.repetitions)
+    if repetitions > spec.repetitions:
+        prompt, generate = _run_bench(engine, gguf, spec, threads, repetitions)
+    # The median, not llama-bench's mean: one repetition that meets a busy neighbour would halve the mean.
+    figures = {"promptTokensPerSecond": median(prompt), "generateTokensPerSecond": median(generate)}
+    if repetitions > 1:
+        figures |= {"promptSpread": spread(prompt), "generateSpread": spread(generate)}
     return figures
 
 
@@ -91,8 +116,8 @@ def run(spec: BenchmarkSpec, reporter: Reporter) -> BenchmarkResult:
     return BenchmarkResult(
         prompt_tokens_per_second=figures["promptTokensPerSecond"],
         generate_tokens_per_second=figures["generateTokensPerSecond"],
-        prompt_tokens_per_second_error=figures.get("promptError"),
-        generate_tokens_per_second_error=figures.get("generateError"),
+        prompt_tokens_per_second_spread=figures.get("promptSpread"),
+        generate_tokens_per_second_spread=figures.get("generateSpread"),
         threads=threads,
         cached=cached,
         tool=engine.version,

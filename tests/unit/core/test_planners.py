@@ -225,3 +225,17 @@ def test_a_variant_that_cannot_be_made_says_why() -> None:
         ("Q8_0", "", ""),
         ("Q4_0", "UnknownType", "no such type"),
     ]
+
+
+def test_a_step_killed_for_its_memory_says_what_to_raise() -> None:
+    made = world(MODEL)
+    made.settle(lambda _label: fail("SourceUnavailable", "x"))
+    (pod,) = [item for key, item in made.objects.items() if key.kind == "Pod"]
+    (job,) = [item for key, item in made.objects.items() if key.kind == "Job"]
+    pod["status"]["containerStatuses"][0]["state"]["terminated"] = {"reason": "OOMKilled", "exitCode": 137}
+    made.settle(succeed)
+    name = job["metadata"]["name"]
+    assert made.condition(MODEL_KEY)["reason"] == "OutOfMemory"
+    assert made.condition(MODEL_KEY)["message"] == (
+        f"The step {name} was killed for using more memory than its limit. Raise its resources.limits.memory."
+    )
