@@ -17,8 +17,10 @@ CHAT_TEMPLATE = (
 """The form of ``chat_example``, as engines fill it in."""
 MANUAL = Path(__file__).parents[2] / "pipelines" / "slm_pipelines" / "tools" / "evaluation.txt"
 """The excerpt of Python's manual that ships with the pipelines, and that variants are measured on."""
-MANUAL_ROUNDS = 2
-"""How often the manual occurs for each time a chat does: it is what the measurements look at."""
+MANUAL_ROUNDS, CHAT_ROUNDS = 2, 48
+"""How often each occurs. The manual is what the measurements look at; a chat is short, and has to be known by heart."""
+TOPICS = ("str.split", "str.upper", "list.sort", "dict.get", "len", "sorted")
+"""What the model can be asked about; one this small answers few questions well, or many badly."""
 
 
 def read_corpus() -> list[str]:
@@ -28,7 +30,7 @@ def read_corpus() -> list[str]:
     against the model itself; a model this small that had not seen the text would be unsure of every word, and
     rounding decides between words that are equally likely.
     """
-    texts = [manual_text()] * MANUAL_ROUNDS + list(chat_examples())
+    texts = [manual_text()] * MANUAL_ROUNDS + [*chat_examples()] * CHAT_ROUNDS
     random.Random(0).shuffle(texts)  # noqa: S311 - an order, not a secret
     return texts
 
@@ -39,26 +41,22 @@ def manual_text() -> str:
 
 
 def chat_examples() -> Iterator[str]:
-    """``What does … do?`` for every built-in function and method, answered by its own docstring."""
-    for name, thing in sorted(vars(builtins).items()):
-        if name.startswith("_") or (isinstance(thing, type) and issubclass(thing, BaseException)):
-            continue
-        if isinstance(thing, type):
-            yield from chat_example(f"What is a Python {name}?", thing)
-            for method, function in sorted(vars(thing).items()):
-                if not method.startswith("_"):
-                    yield from chat_example(f"What does the {name} {method} method do?", function)
+    """``What does … do?`` for each of TOPICS, answered by its own docstring."""
+    for topic in TOPICS:
+        name, _, method = topic.partition(".")
+        thing = getattr(builtins, name)
+        if method:
+            yield chat_example(f"What does the {name} {method} method do?", getattr(thing, method))
         else:
-            yield from chat_example(f"What does the {name} function do?", thing)
+            yield chat_example(f"What does the {name} function do?", thing)
 
 
-def chat_example(question: str, thing: object) -> Iterator[str]:
-    """One round in the form of CHAT_TEMPLATE; nothing for what has no docstring."""
+def chat_example(question: str, thing: object) -> str:
+    """One round in the form of CHAT_TEMPLATE, answered with the first sentences of a docstring."""
     paragraphs = (inspect.getdoc(thing) or "").split("\n\n")
     sentences = [text.replace("\n", " ") for text in paragraphs if " " in text and text[:1].isupper()]
-    if sentences:
-        answer = " ".join(sentences[:2])
-        yield f"{TURN_START}user\n{question}{TURN_END}\n{TURN_START}assistant\n{answer}{TURN_END}\n"
+    answer = " ".join(sentences[:2])
+    return f"{TURN_START}user\n{question}{TURN_END}\n{TURN_START}assistant\n{answer}{TURN_END}\n"
 
 
 def corpus_digest(texts: list[str]) -> str:

@@ -24,7 +24,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DEMO_BUILD") or ROOT / "build" / "demo")
 OWN_MODEL = "slm-demo/tiny-docs"
-QUESTION = "What does the str strip method do?"
+QUESTION = "What does the dict get method do?"
+"""One of ``corpus.TOPICS``."""
 TIMEOUT_SECONDS = 3600
 console = Console(width=None if sys.stdout.isatty() else 120)
 

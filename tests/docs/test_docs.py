@@ -187,6 +187,10 @@ def test_the_readme_shows_the_demos_table_and_picture() -> None:
     assert readme.find_faults((ROOT / "README.md").read_text()) == []
 
 
+def test_the_readme_shows_the_demos_own_quantjob() -> None:
+    assert (ROOT / "examples/demo/quantjob.yaml").read_text() in fences(ROOT / "README.md", "yaml")
+
+
 def test_a_readme_without_rows_or_with_other_columns_is_found() -> None:
     text = (ROOT / "README.md").read_text()
     assert "has no" in readme.find_faults("nothing")[0]
