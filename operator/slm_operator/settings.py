@@ -4,6 +4,7 @@ Each field's docstring gives effect, unit and default; ``docs/reference/settings
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,22 @@ def xdg_folder(variable: str, fallback: str) -> Path:
     chosen = os.environ.get(variable, "")
     base = Path(chosen) if chosen.startswith("/") else Path.home() / fallback
     return base / "slm-operator"
+
+
+MAX_NAMESPACE_LENGTH = 63
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""A DNS-1123 label, as Kubernetes demands of namespaces; here it also becomes part of a folder's name."""
+
+
+def check_namespace(name: str) -> str | None:
+    """Why the name cannot be a namespace's, or None."""
+    if len(name) <= MAX_NAMESPACE_LENGTH and NAMESPACE.fullmatch(name):
+        return None
+    shown = name if len(name) <= MAX_NAMESPACE_LENGTH else f"{name[:MAX_NAMESPACE_LENGTH]}…"
+    return (
+        f"{shown!r} is no name of a namespace: use at most {MAX_NAMESPACE_LENGTH} lower-case letters, digits and -, "
+        "with a letter or digit at both ends"
+    )
 
 
 class Settings(BaseSettings):
@@ -50,6 +67,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("namespace")
+    @classmethod
+    def _label(cls, value: str) -> str:
+        if problem := check_namespace(value):
+            raise ValueError(problem)
+        return value
 
     @field_validator("state_home", "data_home", "cache_home", "llama_cpp")
     @classmethod

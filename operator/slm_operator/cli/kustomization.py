@@ -7,6 +7,7 @@ from slm_operator.cli.bounded_yaml import MAX_FILE_BYTES, parse_documents
 from slm_operator.cli.documents import KUSTOMIZATION_NAMES, Document, Reading
 from slm_operator.errors import InvalidManifest
 from slm_operator.ports import Manifest
+from slm_operator.settings import check_namespace
 
 FIELDS = frozenset(
     {"apiVersion", "kind", "metadata", "resources", "namespace", "labels", "commonLabels", "commonAnnotations"}
@@ -60,10 +61,16 @@ def _check(content: Manifest) -> list[str]:
         raise InvalidManifest("resources must be a list of files and folders")
     if remote := next((name for name in resources if "://" in name or name.startswith("git@")), None):
         raise InvalidManifest(f"the resource {remote} is remote; fetch it and name the local folder")
-    if not isinstance(content.get("namespace", ""), str):
-        raise InvalidManifest("namespace must be a name")
+    _check_namespace(content.get("namespace"))
     _metadata(content)
     return resources
+
+
+def _check_namespace(namespace: Any) -> None:
+    if namespace is not None and not isinstance(namespace, str):
+        raise InvalidManifest("namespace must be a name")
+    if namespace and (problem := check_namespace(namespace)):
+        raise InvalidManifest(f"namespace: {problem}")
 
 
 def _metadata(content: Manifest) -> tuple[dict[str, str], dict[str, str]]:

@@ -15,7 +15,7 @@ from slm_operator.errors import NotFound
 from slm_operator.local.lifecycle import running_pid, start_daemon
 from slm_operator.local.paths import LocalPaths
 from slm_operator.ports import Manifest, ObjectKey
-from slm_operator.settings import Settings
+from slm_operator.settings import Settings, check_namespace
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace. Default: $SLM_NAMESPACE, else default.")]
 NO_DAEMON = "the daemon is not running, so nothing happens yet: slm up"
@@ -33,7 +33,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(f"SLM_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        problems = "; ".join(
+            f"SLM_{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()
+        )
         raise CommandFailed(f"The environment is malformed: {problems}", USAGE) from error
 
 
@@ -53,7 +55,9 @@ async def open_cluster() -> AsyncIterator[SqliteCluster]:
 
 
 def namespace_of(option: str) -> str:
-    """The namespace a command works in."""
+    """The namespace a command works in; raises CommandFailed USAGE for what cannot be one."""
+    if option and (problem := check_namespace(option)):
+        raise CommandFailed(f"--namespace: {problem}.", USAGE)
     return option or load_settings().namespace
 
 

@@ -54,6 +54,11 @@ def test_namespace_labels_and_annotations_reach_every_object_of_every_folder_bel
         ("- 1\n", "a kustomization is one mapping with resources"),
         ("labels: {a: b}\n", "labels must be a list of mappings with pairs"),
         ("commonLabels: {a: 1}\n", "commonLabels must map words to words"),
+        (
+            "resources: [model.yaml]\nnamespace: ../../x\n",
+            "namespace: '../../x' is no name of a namespace: use at most 63",
+        ),
+        ("resources: [model.yaml]\nnamespace: 1\n", "namespace must be a name"),
         ("a: &a [*a]\n", "more than 10,000 values once its aliases are written out"),
     ],
 )
