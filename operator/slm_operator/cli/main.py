@@ -1,11 +1,13 @@
 """The ``slm`` command."""
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
-from slm_operator.cli.exits import EPILOG, INTERRUPTED, OK, USAGE, exit_code
+from slm_operator.cli.exits import EPILOG, FAILURE, INTERRUPTED, OK, USAGE, exit_code
 from slm_operator.cli.lazy import LazyGroup
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.errors import SlmError
@@ -32,8 +34,24 @@ def slm(_quiet: Quiet = False) -> None:
     """
 
 
+def describe_fault(error: OSError) -> str:
+    """One sentence for what the operating system refused, with the variable that chooses another folder."""
+    from slm_operator.settings import Settings  # noqa: PLC0415 - takes longer than all of `slm --help`
+
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    text = f"{place}: {error.strerror or error}" if place else str(error)
+    settings = Settings()
+    folders = {"SLM_STATE_HOME": settings.state_home, "SLM_DATA_HOME": settings.data_home}
+    names = [name for name, folder in folders.items() if place and _touch(place, folder)]
+    return f"{text}; choose another folder with {names[0]}" if names else text
+
+
+def _touch(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; every deliberate error becomes one line."""
+    """Run one command line and return its exit code; a deliberate error or a file that cannot be used is one line."""
     terminal.quiet = False
     command = typer.main.get_command(app)
     try:
@@ -41,6 +59,10 @@ def run(arguments: Sequence[str]) -> int:
     except SlmError as error:
         terminal.error(str(error))
         return exit_code(error)
+    except OSError as error:
+        # A folder or file of ours that cannot be used: whose variable names it is more help than a traceback.
+        terminal.error(describe_fault(error))
+        return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as stop:
