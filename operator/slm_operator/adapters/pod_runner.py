@@ -69,8 +69,12 @@ class PodRunner:
     async def end_all(self) -> None:
         """End every recorded process, gracefully and side by side."""
         await self.release()
-        await asyncio.gather(*(self._end(record) for record in self._table.all()))
+        await self.end(self._table.all())
         processes.kill_orphans(self._folders.state, set())
+
+    async def end(self, records: Sequence[ProcessRecord]) -> None:
+        """End recorded processes that nobody follows, gracefully and side by side."""
+        await asyncio.gather(*(self._end(record) for record in records))
 
     async def _stop(self, record: ProcessRecord) -> None:
         """End a deleted pod, letting the requests under way finish first."""

@@ -11,9 +11,11 @@ import typer
 
 from slm_operator.api.registry import INFOS
 from slm_operator.cli.exits import EPILOG, NOT_RUNNING
+from slm_operator.cli.human import count_processes
 from slm_operator.cli.session import condition_of, load_settings, local_paths, open_cluster
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import Quiet, terminal
+from slm_operator.local.leftovers import end_leftovers, find_living
 from slm_operator.local.lifecycle import DAEMON_COMMAND, running_pid, start_daemon, stop_daemon
 from slm_operator.local.paths import LocalPaths
 
@@ -52,7 +54,7 @@ def down(
 ) -> None:
     """Stop the engines and the daemon.
 
-    Objects stay: `slm up` brings everything back.
+    What a daemon that was killed left running is ended too. Objects stay: `slm up` brings everything back.
 
     Examples:
       slm down
@@ -60,9 +62,14 @@ def down(
 
     """
     settings = load_settings()
-    stopped = stop_daemon(LocalPaths.of(settings), keep_engines=keep_running, timeout_seconds=settings.stop_seconds)
-    left = "; engines and jobs go on" if keep_running else ""
-    terminal.say(f"the daemon has stopped{left}" if stopped else "the daemon was not running")
+    paths = LocalPaths.of(settings)
+    stopped = stop_daemon(paths, keep_engines=keep_running, timeout_seconds=settings.stop_seconds)
+    fate = ""
+    if keep_running and (stopped or find_living(paths)):
+        fate = "; engines and jobs go on"
+    elif not stopped and (ended := asyncio.run(end_leftovers(paths, settings))):
+        fate = f"; {count_processes(ended)} that it had left {'has' if ended == 1 else 'have'} been ended"
+    terminal.say(f"the daemon {'has stopped' if stopped else 'was not running'}{fate}")
 
 
 @app.command(epilog=EPILOG)

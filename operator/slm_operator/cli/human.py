@@ -28,6 +28,11 @@ def format_age(timestamp: object, now: datetime) -> str:
     return format_duration((now - then).total_seconds())
 
 
+def count_processes(number: int) -> str:
+    """``1 process`` or ``2 processes``."""
+    return "1 process" if number == 1 else f"{number} processes"
+
+
 def format_count(number: int) -> str:
     """A count of parameters: 596049920 → 0.6B, 2100000 → 2.1M."""
     for factor, suffix in COUNT_STEPS:

@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ps": ("processes", "List running engines and jobs."),
     "apply": ("writing", "Create or update the objects of manifests."),
     "diff": ("writing", "Show what apply would change."),
-    "delete": ("writing", "Delete objects and what they own."),
+    "delete": ("deleting", "Delete objects and what they own."),
     "get": ("reading", "List objects or print them."),
     "describe": ("inspecting", "Show everything about an object: status, conditions, events."),
     "events": ("inspecting", "List what happened, oldest first."),

@@ -2,20 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import psutil
 import typer
 
-from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
+from slm_operator.adapters.process_table import ProcessRecord
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.human import format_duration
 from slm_operator.cli.session import Namespace, local_paths, namespace_of, open_cluster
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
+from slm_operator.local.leftovers import read_records
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
@@ -53,16 +53,20 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-def build_row(pod: Manifest, record: ProcessRecord) -> list[str] | None:
-    """Cells of one running pod; None when its process has ended."""
+DELETED = "(deleted)"
+"""Owner of a process whose pod object is gone: it is being ended, or waits for a daemon that does."""
+
+
+def build_row(record: ProcessRecord, pod: Manifest | None) -> list[str] | None:
+    """Cells of one process; None when it has ended."""
     usage = measure(record)
     if usage is None:
         return None
-    labels = pod["metadata"].get("labels", {})
+    labels = pod["metadata"].get("labels", {}) if pod else {}
     owner = f"{labels.get('slm.dev/kind', '').lower()}/{labels.get('slm.dev/name', '')}"
     return [
-        pod["metadata"]["name"],
-        owner,
+        record.pod,
+        owner if pod else DELETED,
         labels.get("slm.dev/step", ""),
         str(record.pid),
         str(record.port or ""),
@@ -78,24 +82,22 @@ def ps(
 ) -> None:
     """List running engines and jobs.
 
+    A process whose owner was deleted is listed until it has ended.
+
     Examples:
       slm ps
       slm ps -A
 
     """
-    paths = local_paths()
-    records: dict[str, ProcessRecord] = {}
-    if paths.processes.exists():
-        table = ProcessTable(paths.processes)
-        records = {record.pod_uid: record for record in table.all() if record.pid}
-        table.close()
+    place = "" if all_namespaces else namespace_of(namespace)
+    records = [record for record in read_records(local_paths()) if record.pid and place in ("", record.namespace)]
 
-    async def work() -> Sequence[Manifest]:
+    async def work() -> dict[str, Manifest]:
         async with open_cluster() as cluster:
-            return await cluster.list("Pod", "" if all_namespaces else namespace_of(namespace))
+            return {pod["metadata"]["uid"]: pod for pod in await cluster.list("Pod", place)}
 
-    pods = [pod for pod in asyncio.run(work()) if pod["metadata"]["uid"] in records]
-    rows = [row for pod in pods if (row := build_row(pod, records[pod["metadata"]["uid"]]))]
+    pods = asyncio.run(work())
+    rows = [row for record in records if (row := build_row(record, pods.get(record.pod_uid)))]
     if rows:
         terminal.result(render_rows([["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "AGE"], *rows]))
     else:

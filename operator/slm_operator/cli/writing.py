@@ -1,4 +1,4 @@
-"""``slm apply``, ``diff`` and ``delete``: what changes objects."""
+"""``slm apply`` and ``diff``: objects from manifests."""
 
 import asyncio
 import difflib
@@ -9,9 +9,8 @@ import typer
 import yaml
 
 from slm_operator.adapters.sqlite import SqliteCluster
-from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.documents import Document, Reading, refusal
-from slm_operator.cli.exits import EPILOG, FAILURE, TIMEOUT, USAGE, CommandFailed
+from slm_operator.cli.exits import EPILOG, FAILURE, USAGE, CommandFailed
 from slm_operator.cli.kustomization import add_kustomization
 from slm_operator.cli.session import (
     Namespace,
@@ -19,11 +18,9 @@ from slm_operator.cli.session import (
     hint_without_daemon,
     namespace_of,
     open_cluster,
-    parse_keys,
-    require,
 )
 from slm_operator.cli.terminal import Quiet, terminal
-from slm_operator.ports import Manifest, ObjectKey
+from slm_operator.ports import Manifest
 
 app = typer.Typer()
 Files = Annotated[
@@ -37,7 +34,6 @@ Recursive = Annotated[bool, typer.Option("-R", "--recursive", help="Look into th
 KEPT_METADATA = ("labels", "annotations")
 IMMUTABLE = {"SLMModel": "source", "QuantJob": "modelRef"}
 """The field of each kind that identifies its work."""
-POLL_SECONDS = 0.05
 
 
 def read_wanted(
@@ -173,57 +169,3 @@ def diff(
     if changes:
         terminal.result("\n".join(changes))
         raise typer.Exit(FAILURE)
-
-
-async def await_gone(cluster: SqliteCluster, key: ObjectKey, deadline: float) -> None:
-    """Return once the object and its pods are gone; raises CommandFailed TIMEOUT."""
-    labels = {"slm.dev/kind": key.kind, "slm.dev/name": key.name}
-    while await cluster.get(key) or await cluster.list("Pod", key.namespace, labels):
-        if asyncio.get_running_loop().time() > deadline:
-            raise CommandFailed(f"{display_name(key)} is deleted, but its processes have not ended yet.", TIMEOUT)
-        await asyncio.sleep(POLL_SECONDS)
-
-
-@app.command(epilog=EPILOG)
-def delete(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False, autocompletion=complete_objects)
-    ] = None,
-    filename: Files = None,
-    kustomize: Kustomize = None,
-    recursive: Recursive = False,
-    namespace: Namespace = "",
-    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
-    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.")] = 60.0,
-    _quiet: Quiet = False,
-) -> None:
-    """Delete objects and what they own.
-
-    The store keeps the bytes until `slm gc`.
-
-    Examples:
-      slm delete slmsvc chat
-      slm delete slmmodel/qwen quantjob/qwen-q4
-      slm delete -k examples/demo
-
-    """
-    if words and (filename or kustomize):
-        raise CommandFailed("Name objects as KIND NAME, or manifests with -f or -k: one of the two.", USAGE)
-    place = namespace_of(namespace)
-    keys = parse_keys(words, place) if words else []
-    keys = keys or [item.key for item in read_wanted(filename, kustomize, place, recursive=recursive)]
-
-    async def work() -> None:
-        async with open_cluster() as cluster:
-            deadline = asyncio.get_running_loop().time() + timeout
-            if not ignore_not_found:
-                for key in keys:
-                    await require(cluster, key)
-            for key in keys:
-                await cluster.delete(key)
-                terminal.say(f"{display_name(key)} deleted")
-            for key in keys if wait else []:
-                await await_gone(cluster, key, deadline)
-
-    asyncio.run(work())

@@ -72,6 +72,12 @@ async def reconcile_once(cluster: SqliteCluster, reconciler: Reconciler) -> None
                 log.exception("reconcile hit a bug", extra={"object": str(key)})
 
 
+async def wind_down(cluster: SqliteCluster, kubelet: ProcessKubelet, reconciler: Reconciler) -> None:
+    """End every process, and let the statuses say so."""
+    await kubelet.stop_all()
+    await reconcile_once(cluster, reconciler)
+
+
 async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], None]) -> None:
     """Reconcile and run processes until a signal arrives; ``announce`` is called once statuses are true."""
     loop = asyncio.get_running_loop()
@@ -100,8 +106,7 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)
     if stopping.done() and stopping.result() == signal.SIGTERM:
-        await kubelet.stop_all()
-        await reconcile_once(cluster, reconciler)
+        await wind_down(cluster, kubelet, reconciler)
     cluster.close()
     log.info("daemon is down")
     for task in broken:

@@ -34,6 +34,25 @@ READY = "ready"
 @contextlib.contextmanager
 def hold_lock(paths: LocalPaths) -> Iterator[Callable[[], None]]:
     """Be the only daemon of this state folder; raises DaemonRunning. The value announces that it works."""
+    with _hold(paths) as write:
+        write(os.getpid())
+        yield lambda: write(os.getpid(), READY)
+
+
+@contextlib.contextmanager
+def hold_daemonless(paths: LocalPaths) -> Iterator[None]:
+    """Keep daemons from starting while a command does one's work; raises DaemonRunning.
+
+    Others see a daemon that is just starting: they wait, as there is no process id that they could signal.
+    """
+    with _hold(paths) as write:
+        write()
+        yield
+
+
+@contextlib.contextmanager
+def _hold(paths: LocalPaths) -> Iterator[Callable[..., None]]:
+    """The lock; the value writes words into its file."""
     paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with paths.lock.open("a+", encoding="ascii") as file:
         deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
@@ -54,8 +73,7 @@ def hold_lock(paths: LocalPaths) -> Iterator[Callable[[], None]]:
             file.write(" ".join(map(str, words)))
             file.flush()
 
-        write(os.getpid())
-        yield lambda: write(os.getpid(), READY)
+        yield write
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:
@@ -94,9 +112,12 @@ def start_daemon(paths: LocalPaths, timeout_seconds: float) -> int:
 
     Raises ClusterUnavailable when it ends or does not come up in time.
     """
-    child = None if running_pid(paths) is not None else _spawn(paths)
+    child: subprocess.Popen[bytes] | None = None
     deadline = time.monotonic() + timeout_seconds
     while (pid := _ready_pid(paths)) is None:
+        # Who held the lock may have been a daemon that stopped, or a command that ended a killed daemon's engines.
+        if (child is None or child.poll() == EXIT_RUNNING) and running_pid(paths) is None:
+            child = _spawn(paths)
         # Of two daemons started at the same time one ends at once: the other is as good.
         if child and child.poll() not in (None, EXIT_RUNNING):
             raise ClusterUnavailable(f"The daemon ended with exit code {child.returncode}: {_log_tail(paths)}")

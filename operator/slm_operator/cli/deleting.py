@@ -1,0 +1,125 @@
+"""``slm delete``: objects, what they own, and the processes of that."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Annotated
+
+import typer
+
+from slm_operator.adapters.process_table import ProcessRecord
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.completing import complete_objects
+from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
+from slm_operator.cli.human import count_processes
+from slm_operator.cli.session import (
+    Namespace,
+    display_name,
+    local_paths,
+    namespace_of,
+    open_cluster,
+    parse_keys,
+    require,
+)
+from slm_operator.cli.terminal import Quiet, terminal
+from slm_operator.cli.writing import Files, Kustomize, Recursive, read_wanted
+from slm_operator.errors import DaemonRunning
+from slm_operator.local.leftovers import end_records, find_living, read_records
+from slm_operator.local.lifecycle import running_pid
+from slm_operator.local.paths import LocalPaths
+from slm_operator.ports import ObjectKey
+
+app = typer.Typer()
+POLL_SECONDS = 0.1
+CHILD_KINDS = ("Job", "Deployment", "Pod")
+"""What has processes, owners before what they own."""
+
+
+async def find_pods(cluster: SqliteCluster, key: ObjectKey) -> set[str]:
+    """Uids of the pods that an object is or owns, directly or not: its deletion takes them along at once."""
+    root = await cluster.get(key)
+    family = {root["metadata"]["uid"]} if root else set()
+    pods = set(family) if key.kind == "Pod" else set()
+    for kind in CHILD_KINDS:
+        for child in await cluster.list(kind, key.namespace):
+            if any(owner["uid"] in family for owner in child["metadata"].get("ownerReferences", [])):
+                family.add(child["metadata"]["uid"])
+                pods |= {child["metadata"]["uid"]} if kind == "Pod" else set()
+    return pods
+
+
+async def await_ended(paths: LocalPaths, cluster: SqliteCluster, uids: Collection[str], deadline: float) -> None:
+    """Return once the processes of deleted pods have ended: by the daemon, or here when there is none.
+
+    Raises CommandFailed TIMEOUT.
+    """
+    while left := [record for record in read_records(paths) if record.pod_uid in uids]:
+        if asyncio.get_running_loop().time() > deadline:
+            raise CommandFailed(f"The objects are deleted, but {_name(left)} not ended yet; see slm ps.", TIMEOUT)
+        if running_pid(paths) is None:
+            try:
+                await end_records(paths, cluster, uids)
+            except DaemonRunning:
+                continue
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _name(records: list[ProcessRecord]) -> str:
+    numbers = ", ".join(str(record.pid) for record in records)
+    return f"{count_processes(len(records))} ({numbers}) {'has' if len(records) == 1 else 'have'}"
+
+
+def hint_left(paths: LocalPaths, uids: Collection[str]) -> None:
+    """Say what goes on running, when nobody will end it by itself."""
+    left = [record for record in find_living(paths) if record.pod_uid in uids]
+    if left and running_pid(paths) is None:
+        terminal.hint(f"{_name(left)} not ended, as the daemon is not running: slm up, or slm down")
+
+
+@app.command(epilog=EPILOG)
+def delete(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False, autocompletion=complete_objects)
+    ] = None,
+    filename: Files = None,
+    kustomize: Kustomize = None,
+    recursive: Recursive = False,
+    namespace: Namespace = "",
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
+    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.")] = 60.0,
+    _quiet: Quiet = False,
+) -> None:
+    """Delete objects and what they own.
+
+    Their processes may finish the answers under way and are then ended: by the daemon, or, when none runs and
+    the command waits, by the command. The store keeps the bytes until `slm gc`.
+
+    Examples:
+      slm delete slmsvc chat
+      slm delete slmmodel/qwen quantjob/qwen-q4
+      slm delete -k examples/demo
+
+    """
+    if words and (filename or kustomize):
+        raise CommandFailed("Name objects as KIND NAME, or manifests with -f or -k: one of the two.", USAGE)
+    place = namespace_of(namespace)
+    keys = parse_keys(words, place) if words else []
+    keys = keys or [item.key for item in read_wanted(filename, kustomize, place, recursive=recursive)]
+
+    async def work() -> None:
+        async with open_cluster() as cluster:
+            deadline = asyncio.get_running_loop().time() + timeout
+            if not ignore_not_found:
+                for key in keys:
+                    await require(cluster, key)
+            uids: set[str] = set()
+            for key in keys:
+                uids |= await find_pods(cluster, key)
+                await cluster.delete(key)
+                terminal.say(f"{display_name(key)} deleted")
+            if wait:
+                await await_ended(local_paths(), cluster, uids, deadline)
+            else:
+                hint_left(local_paths(), uids)
+
+    asyncio.run(work())
