@@ -11,6 +11,7 @@ from slm_operator.cli.chat import Chat, converse, print_answer
 from slm_operator.cli.completing import complete_service
 from slm_operator.cli.documents import Document
 from slm_operator.cli.exits import EPILOG, CommandFailed
+from slm_operator.cli.identity import identity_of
 from slm_operator.cli.naming import ModelRequest, build_model, build_quant_job, build_service, derive_name, parse_model
 from slm_operator.cli.progress import await_ready
 from slm_operator.cli.session import (
@@ -58,7 +59,7 @@ async def _free_name(cluster: SqliteCluster, request: ModelRequest, namespace: s
     """The first name that is free or already means this source."""
     for name in request.names:
         found = await cluster.get(ObjectKey("SLMModel", namespace, name))
-        if found is None or found["spec"]["source"] == request.source:
+        if found is None or identity_of(found) == identity_of(build_model(name, namespace, request.source)):
             return name
     names = " and ".join(request.names)
     raise CommandFailed(

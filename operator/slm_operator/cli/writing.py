@@ -11,6 +11,7 @@ import yaml
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, USAGE, CommandFailed
+from slm_operator.cli.identity import IMMUTABLE, identity_of
 from slm_operator.cli.kustomization import add_kustomization
 from slm_operator.cli.session import (
     Namespace,
@@ -32,8 +33,6 @@ Kustomize = Annotated[
 ]
 Recursive = Annotated[bool, typer.Option("-R", "--recursive", help="Look into the subfolders of -f too.")]
 KEPT_METADATA = ("labels", "annotations")
-IMMUTABLE = {"SLMModel": "source", "QuantJob": "modelRef"}
-"""The field of each kind that identifies its work."""
 
 
 def read_wanted(
@@ -70,9 +69,9 @@ def merge(found: Manifest | None, document: Document) -> Manifest:
 
 def check_immutable(found: Manifest | None, document: Document) -> str | None:
     """Why the document may not replace the object, or None."""
-    field = IMMUTABLE.get(document.key.kind)
-    if found is None or field is None or found["spec"].get(field) == document.manifest["spec"].get(field):
+    if found is None or identity_of(found) == identity_of(document.manifest):
         return None
+    field = IMMUTABLE[document.key.kind]
     return f"{document.place}: spec.{field} is immutable: delete {display_name(document.key)} or choose another name"
 
 
