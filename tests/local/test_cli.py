@@ -172,6 +172,23 @@ def test_without_autostart_commands_say_what_to_run(tmp_path: Path) -> None:
     assert "SLM_START_SECONDS" in broken.bad(2, "status")
 
 
+def test_run_leaves_nothing_behind_where_it_may_not_start_the_daemon(tmp_path: Path) -> None:
+    slm = make_slm(tmp_path, SLM_AUTOSTART="false")
+    file = write_model(tmp_path / "tiny.gguf")
+    assert "run `slm up` first" in slm.bad(5, "run", str(file), "Hello")
+    assert slm.good("get", "all", "-o", "name") == ""
+
+
+def test_run_does_not_touch_the_service_of_a_manifest(slm: Slm) -> None:
+    slm.good("apply", "-k", DEMO)
+    before = slm.good("get", "all", "-o", "yaml")
+    message = slm.bad(1, "run", "demo", "Hello", "--variant", "Q5_0")
+    assert "inferenceservice.slm.dev/demo exists already and serves the chosen variant of quantjob" in message
+    assert "slm delete slmsvc/demo, leave out --variant, or choose another name with --name.\n" in message
+    assert slm.good("get", "all", "-o", "yaml") == before
+    assert slm("status").returncode == 5
+
+
 def test_shells_complete_commands_kinds_and_names(slm: Slm) -> None:
     slm.good("apply", "-k", DEMO)
 

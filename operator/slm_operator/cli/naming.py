@@ -10,6 +10,8 @@ from slm_operator.ports import Manifest
 
 DEFAULT_REVISION = "main"
 REPO = re.compile(r"(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<revision>.+))?")
+MADE_BY = "slm.dev/made-by"
+"""Annotation of objects that ``slm run`` made, and may therefore change; an apply of a manifest takes it away."""
 ROOM_FOR_VARIANT = 12
 """Characters of a name kept free for ``-q4-k-m`` and the like."""
 
@@ -72,6 +74,6 @@ def _build(kind: str, name: str, namespace: str, spec: Manifest) -> Manifest:
     return {
         "apiVersion": API_VERSION,
         "kind": kind,
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "annotations": {MADE_BY: "slm-run"}},
         "spec": spec,
     }

@@ -9,10 +9,15 @@ import typer
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.chat import Chat, converse, print_answer
 from slm_operator.cli.completing import complete_service
-from slm_operator.cli.documents import Document
-from slm_operator.cli.exits import EPILOG, CommandFailed
-from slm_operator.cli.identity import identity_of
-from slm_operator.cli.naming import ModelRequest, build_model, build_quant_job, build_service, derive_name, parse_model
+from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.placing import (
+    DEFAULT_VARIANT,
+    Placement,
+    build_stopped,
+    place_model,
+    place_service,
+    write_placement,
+)
 from slm_operator.cli.progress import await_ready
 from slm_operator.cli.session import (
     Namespace,
@@ -26,45 +31,12 @@ from slm_operator.cli.session import (
 )
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.cli.waiting import parse_duration
-from slm_operator.cli.writing import merge
 from slm_operator.local.faults import forget_faults
-from slm_operator.ports import Manifest, ObjectKey
+from slm_operator.ports import ObjectKey
 
 app = typer.Typer()
 Timeout = Annotated[str, typer.Option(help="Longest wait, such as 30m or 2h.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="owner/name[@revision], a path, or an SLMModel's name.")]
-
-
-async def apply_manifest(cluster: SqliteCluster, manifest: Manifest) -> ObjectKey:
-    """Create or update one object."""
-    document = Document("", manifest)
-    await cluster.apply(merge(await cluster.get(document.key), document))
-    return document.key
-
-
-async def place_model(cluster: SqliteCluster, text: str, namespace: str) -> ObjectKey:
-    """The SLMModel that MODEL means: one of that name, one of that source, or a new one."""
-    key = ObjectKey("SLMModel", namespace, text)
-    if "/" not in text and await cluster.get(key):
-        return key
-    request = parse_model(text)
-    name = await _free_name(cluster, request, namespace)
-    key = ObjectKey("SLMModel", namespace, name)
-    return (
-        key if await cluster.get(key) else await apply_manifest(cluster, build_model(name, namespace, request.source))
-    )
-
-
-async def _free_name(cluster: SqliteCluster, request: ModelRequest, namespace: str) -> str:
-    """The first name that is free or already means this source."""
-    for name in request.names:
-        found = await cluster.get(ObjectKey("SLMModel", namespace, name))
-        if found is None or identity_of(found) == identity_of(build_model(name, namespace, request.source)):
-            return name
-    names = " and ".join(request.names)
-    raise CommandFailed(
-        f"The names {names} are taken by models from other sources: apply a manifest with its own name."
-    )
 
 
 @app.command(epilog=EPILOG)
@@ -86,26 +58,13 @@ def pull(
 
     async def work() -> None:
         async with open_cluster() as cluster:
-            key = await place_model(cluster, model, namespace_of(namespace))
-            await forget_faults(cluster, key)
-            ensure_daemon()
-            await await_ready(cluster, [key], seconds)
+            placement = await place_model(cluster, model, namespace_of(namespace))
+            await _bring_up(cluster, placement, seconds)
+            key = placement.keys[-1]
             ready = condition_of(await require(cluster, key), "Ready")
             terminal.say(f"{display_name(key)} is ready: {ready.get('message', '')}")
 
     asyncio.run(work())
-
-
-async def place_service(cluster: SqliteCluster, model: ObjectKey, variant: str) -> list[ObjectKey]:
-    """Objects that serve a model: a QuantJob unless ``variant`` is none, and an InferenceService last."""
-    name, namespace = model.name, model.namespace
-    if variant.lower() == "none":
-        reference: Manifest = {"modelRef": {"name": name}}
-        return [await apply_manifest(cluster, build_service(name, namespace, reference))]
-    job = f"{name[: 51 - len(variant)]}-{derive_name(variant)}"
-    reference = {"quantJobRef": {"name": job, "variant": variant}}
-    quantized = await apply_manifest(cluster, build_quant_job(job, namespace, name, variant))
-    return [quantized, await apply_manifest(cluster, build_service(name, namespace, reference))]
 
 
 @app.command(epilog=EPILOG)
@@ -114,7 +73,10 @@ def run(
     prompt: Annotated[
         str | None, typer.Argument(help="Question; without one, a conversation.", show_default=False)
     ] = None,
-    variant: Annotated[str, typer.Option(help="Quantization type to make and serve; none serves as is.")] = "Q4_K_M",
+    variant: Annotated[
+        str | None, typer.Option(help=f"Quantization type to serve; none serves as is. Default: {DEFAULT_VARIANT}.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the InferenceService. Default: the model's.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 512,
     temperature: Annotated[float | None, typer.Option(min=0, help="Randomness; 0 always answers the same.")] = None,
     system: Annotated[str, typer.Option(help="System message.")] = "",
@@ -125,18 +87,20 @@ def run(
     """Fetch, quantize and serve a model, then chat with it.
 
     Makes an SLMModel, a QuantJob and an InferenceService with names from the model's; what exists is used
-    as it is. Without PROMPT, a terminal opens a conversation and anything else prints the address.
+    as it is, and started if it is stopped. Another --variant changes a service that `slm run` made; a service
+    that a manifest made is never changed. Without PROMPT, a terminal opens a conversation and anything else
+    prints the address.
 
     Examples:
       slm run Qwen/Qwen3-0.6B "Why is the sky blue?"
-      slm run ./my-model --variant Q8_0
+      slm run ./my-model --variant Q8_0 --name my-model-large
       echo "Say hello." | slm run qwen3-0.6b
 
     """
     seconds = parse_duration(timeout)
-    url, name = asyncio.run(_serve(model, variant, namespace_of(namespace), seconds))
+    url, served = asyncio.run(_serve(model, variant, name, namespace_of(namespace), seconds))
     messages = [{"role": "system", "content": system}] if system else []
-    chat = Chat(url, name, max_tokens, temperature, messages)
+    chat = Chat(url, served, max_tokens, temperature, messages)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
     if prompt:
@@ -147,17 +111,24 @@ def run(
         terminal.result(f"{url}/v1")
 
 
-async def _serve(model: str, variant: str, namespace: str, timeout_seconds: float) -> tuple[str, str]:
-    """Apply, wait until all are Ready, and return the service's address and name."""
+async def _serve(model: str, variant: str | None, name: str, namespace: str, timeout_seconds: float) -> tuple[str, str]:
+    """Bring up what serves the model, and return the service's address and name."""
     async with open_cluster() as cluster:
-        key = await place_model(cluster, model, namespace)
-        keys = [key, *await place_service(cluster, key, variant)]
-        for each in keys:
-            await forget_faults(cluster, each)
-        ensure_daemon()
-        await await_ready(cluster, keys, timeout_seconds)
-        service = await require(cluster, keys[-1])
-        return str(service["status"]["url"]), keys[-1].name
+        models = await place_model(cluster, model, namespace)
+        placement = models + await place_service(cluster, models.keys[0], variant, name or models.keys[0].name)
+        await _bring_up(cluster, placement, timeout_seconds)
+        service = await require(cluster, placement.keys[-1])
+        return str(service["status"]["url"]), placement.keys[-1].name
+
+
+async def _bring_up(cluster: SqliteCluster, placement: Placement, timeout_seconds: float) -> None:
+    """Write what is missing and wait until the last object is Ready."""
+    # The daemon first: when it may not or cannot be started, nothing is left behind.
+    ensure_daemon()
+    await write_placement(cluster, placement)
+    for key in placement.keys:
+        await forget_faults(cluster, key)
+    await await_ready(cluster, placement.keys, timeout_seconds)
 
 
 @app.command(epilog=EPILOG)
@@ -168,7 +139,7 @@ def stop(
 ) -> None:
     """Stop the engines of a service; it keeps its place and its address.
 
-    `slm run` with its model, or an apply with replicas above 0, starts it again.
+    `slm run` with its model, or an apply with replicas above 0, starts as many again.
 
     Examples:
       slm stop qwen3-0.6b
@@ -179,7 +150,7 @@ def stop(
         async with open_cluster() as cluster:
             key = ObjectKey("InferenceService", namespace_of(namespace), name.rpartition("/")[2])
             found = await require(cluster, key)
-            await cluster.apply({**found, "spec": {**found["spec"], "replicas": 0}})
+            await cluster.apply(build_stopped(found))
             terminal.say(f"{display_name(key)} scaled to 0")
 
     asyncio.run(work())

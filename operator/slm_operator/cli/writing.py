@@ -13,6 +13,7 @@ from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, USAGE, CommandFailed
 from slm_operator.cli.identity import IMMUTABLE, identity_of
 from slm_operator.cli.kustomization import add_kustomization
+from slm_operator.cli.naming import MADE_BY
 from slm_operator.cli.session import (
     Namespace,
     display_name,
@@ -57,12 +58,16 @@ def wanted_part(manifest: Manifest) -> Manifest:
 
 
 def merge(found: Manifest | None, document: Document) -> Manifest:
-    """What to apply: the document, with labels and annotations it does not mention kept."""
+    """What to apply: the document, with labels and annotations it does not mention kept.
+
+    Only the mark of `slm run` goes: from now on the object is as somebody wrote it.
+    """
     meta = document.manifest["metadata"]
     mine = {name: value for name, value in meta.items() if name in ("name", "namespace")}
     theirs = found["metadata"] if found else {}
     for field in KEPT_METADATA:
-        if both := {**theirs.get(field, {}), **(meta.get(field) or {})}:
+        kept = {name: value for name, value in theirs.get(field, {}).items() if name != MADE_BY}
+        if both := {**kept, **(meta.get(field) or {})}:
             mine[field] = both
     return {**document.manifest, "metadata": mine}
 

@@ -9,7 +9,7 @@ from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.documents import Document
 from slm_operator.cli.identity import identity_of
 from slm_operator.cli.naming import build_model, build_quant_job, parse_model
-from slm_operator.cli.serving import _free_name
+from slm_operator.cli.placing import find_free_name
 from slm_operator.cli.writing import check_immutable
 
 
@@ -46,5 +46,5 @@ def test_what_an_older_version_stored_is_compared_as_it_is() -> None:
 async def test_a_model_of_the_same_source_is_found_again(tmp_path: Path, stored: dict[str, Any], name: str) -> None:
     cluster = SqliteCluster(tmp_path / "objects.db")
     await cluster.apply(stored)
-    assert await _free_name(cluster, parse_model("acme/tiny"), "default") == name
+    assert await find_free_name(cluster, parse_model("acme/tiny"), "default") == name
     cluster.close()
