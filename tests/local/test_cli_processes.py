@@ -1,6 +1,7 @@
 """What `slm delete`, `ps` and `down` say about processes is so, with a daemon and without one."""
 
 import asyncio
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_what_runs_on_is_said_and_listed_and_down_ends_it_without_a_daemon(slm: 
     (row,) = (line.split() for line in slm.good("ps").splitlines()[1:])
     assert (row[0], row[1], row[2]) == (engine.pod, "(deleted)", str(engine.pid))
     assert "nothing is running" in slm("ps", "-n", "other").stderr
+    (item,) = json.loads(slm.good("ps", "-o", "json"))["items"]
+    assert (item["pod"], item["owner"], item["processId"]) == (engine.pod, "", engine.pid)
     assert "was not running; engines and jobs go on" in slm.good("down", "--keep-running")
     assert slm.good("down") == "the daemon was not running; 1 process that it had left has been ended\n"
     assert has_ended(engine.pid)

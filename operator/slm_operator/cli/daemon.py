@@ -5,12 +5,13 @@ import os
 import sys
 from collections import Counter
 from importlib.metadata import version as installed_version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from slm_operator.api.registry import INFOS
 from slm_operator.cli.exits import EPILOG, NOT_RUNNING
+from slm_operator.cli.forms import Form, FormOption, render_form
 from slm_operator.cli.human import count_processes
 from slm_operator.cli.session import condition_of, load_settings, local_paths, open_cluster
 from slm_operator.cli.tables import render_rows
@@ -73,7 +74,7 @@ def down(
 
 
 @app.command(epilog=EPILOG)
-def status() -> None:
+def status(output: FormOption = Form.TABLE) -> None:
     """Say whether the daemon runs and how the objects are.
 
     Exits with 5 when the daemon is not running.
@@ -81,15 +82,21 @@ def status() -> None:
     Examples:
       slm status
       slm status || slm up
+      slm status -o json
 
     """
     paths = local_paths()
     pid = running_pid(paths)
-    terminal.result(f"daemon: {describe_daemon(pid)}")
-    terminal.result(f"state:  {paths.state}\nstore:  {paths.store}")
-    rows = asyncio.run(_count()) if paths.database.exists() else []
-    if rows:
-        terminal.result("\n" + render_rows([["KIND", "READY", "RECONCILING", "STALLED", "TOTAL"], *rows]))
+    counts = asyncio.run(_count()) if paths.database.exists() else []
+    if output is Form.TABLE:
+        terminal.result(f"daemon: {describe_daemon(pid)}\nstate:  {paths.state}\nstore:  {paths.store}")
+    else:
+        daemon = {"running": bool(pid), "processId": pid or None}
+        folders = {"state": str(paths.state), "store": str(paths.store)}
+        terminal.result(render_form({"daemon": daemon, **folders, "objects": counts}, output))
+    if counts and output is Form.TABLE:
+        rows = [[name.upper() for name in counts[0]], *([str(cell) for cell in row.values()] for row in counts)]
+        terminal.result("\n" + render_rows(rows))
     if pid is None:
         raise typer.Exit(NOT_RUNNING)
 
@@ -101,8 +108,8 @@ def describe_daemon(pid: int | None) -> str:
     return f"running, process {pid}" if pid else "starting"
 
 
-async def _count() -> list[list[str]]:
-    """One row per kind that has objects."""
+async def _count() -> list[dict[str, Any]]:
+    """How many objects of each kind there are, and how many of them meet each condition."""
     rows = []
     async with open_cluster() as cluster:
         for kind in INFOS:
@@ -110,7 +117,7 @@ async def _count() -> list[list[str]]:
             names = ("Ready", "Reconciling", "Stalled")
             true = Counter(name for item in items for name in names if condition_of(item, name).get("status") == "True")
             if items:
-                rows.append([kind, *(str(true[name]) for name in names), str(len(items))])
+                rows.append({"kind": kind, **{name.lower(): true[name] for name in names}, "total": len(items)})
     return rows
 
 

@@ -1,25 +1,18 @@
 """``slm delete``: objects, what they own, and the processes of that."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
 
 from slm_operator.adapters.process_table import ProcessRecord
-from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.adapters.sqlite import SqliteCluster, key_of
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
 from slm_operator.cli.human import count_processes
-from slm_operator.cli.session import (
-    Namespace,
-    display_name,
-    local_paths,
-    namespace_of,
-    open_cluster,
-    parse_keys,
-    require,
-)
+from slm_operator.cli.selecting import Selection, Selector, parse_selection, select
+from slm_operator.cli.session import Namespace, display_name, local_paths, namespace_of, open_cluster
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.cli.writing import Files, Kustomize, Recursive, read_wanted
 from slm_operator.errors import DaemonRunning
@@ -32,6 +25,19 @@ app = typer.Typer()
 POLL_SECONDS = 0.1
 CHILD_KINDS = ("Job", "Deployment", "Pod")
 """What has processes, owners before what they own."""
+
+
+def parse_doomed(words: Sequence[str], namespace: str, selector: str, *, everything: bool) -> Selection:
+    """What to delete; raises CommandFailed USAGE when a kind stands alone: nobody shall delete all by a slip."""
+    selection = parse_selection(words, namespace, selector) if words else Selection(namespace)
+    if everything and (selection.keys or selection.labels):
+        raise CommandFailed("--all takes every object of a kind: leave it out, or the names and -l.", USAGE)
+    if (everything or selector) and not words:
+        raise CommandFailed("--all and -l need a KIND before them.", USAGE)
+    if selection.kinds and not everything and not selection.labels:
+        message = f"Name objects as KIND NAME or as KIND/NAME, not as {words[0]!r}; --all takes every one."
+        raise CommandFailed(message, USAGE)
+    return selection
 
 
 async def find_pods(cluster: SqliteCluster, key: ObjectKey) -> set[str]:
@@ -78,11 +84,13 @@ def hint_left(paths: LocalPaths, uids: Collection[str]) -> None:
 @app.command(epilog=EPILOG)
 def delete(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KIND NAME...", show_default=False, autocompletion=complete_objects)
+        list[str] | None, typer.Argument(metavar="KIND [NAME...]", show_default=False, autocompletion=complete_objects)
     ] = None,
     filename: Files = None,
     kustomize: Kustomize = None,
     recursive: Recursive = False,
+    selector: Selector = "",
+    everything: Annotated[bool, typer.Option("--all", help="All objects of the kind in the namespace.")] = False,
     namespace: Namespace = "",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
@@ -98,20 +106,26 @@ def delete(
       slm delete slmsvc chat
       slm delete slmmodel/qwen quantjob/qwen-q4
       slm delete -k examples/demo
+      slm delete qj -l team=search
+      slm delete qj --all
 
     """
     if words and (filename or kustomize):
         raise CommandFailed("Name objects as KIND NAME, or manifests with -f or -k: one of the two.", USAGE)
     place = namespace_of(namespace)
-    keys = parse_keys(words, place) if words else []
-    keys = keys or [item.key for item in read_wanted(filename, kustomize, place, recursive=recursive)]
+    selection = parse_doomed(words or [], place, selector, everything=everything)
+    if not words:
+        documents = read_wanted(filename, kustomize, place, recursive=recursive)
+        selection = Selection(place, keys=[document.key for document in documents])
 
     async def work() -> None:
         async with open_cluster() as cluster:
             deadline = asyncio.get_running_loop().time() + timeout
-            if not ignore_not_found:
-                for key in keys:
-                    await require(cluster, key)
+            keys = selection.keys
+            if selection.kinds or not ignore_not_found:
+                keys = [key_of(item) for item in await select(cluster, selection)]
+            if not keys:
+                terminal.hint(f"no {selection}")
             uids: set[str] = set()
             for key in keys:
                 uids |= await find_pods(cluster, key)

@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from slm_operator.adapters.sqlite import key_of
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.forms import Form, FormOption, render_items, render_yaml
 from slm_operator.cli.human import format_age
+from slm_operator.cli.selecting import Selector, parse_selection, select
 from slm_operator.cli.session import Namespace, namespace_of, open_cluster, parse_keys, require
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import terminal
-from slm_operator.cli.writing import render_yaml, wanted_part
+from slm_operator.cli.writing import wanted_part
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
@@ -59,26 +62,30 @@ def render_events(events: Sequence[EventRow], now: datetime) -> str:
 
 @app.command(epilog=EPILOG)
 def describe(
-    words: Annotated[list[str], typer.Argument(metavar="KIND NAME...", autocompletion=complete_objects)],
+    words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]", autocompletion=complete_objects)],
+    selector: Selector = "",
     namespace: Namespace = "",
 ) -> None:
-    """Show everything about an object: status, conditions, events.
+    """Show everything about objects: status, conditions, events.
 
     Examples:
       slm describe slmmodel qwen
+      slm describe slmsvc
       slm describe qj/qwen-q4 slmsvc/qwen
 
     """
+    selection = parse_selection(words, namespace_of(namespace), selector)
 
     async def work() -> list[str]:
         async with open_cluster() as cluster:
-            texts = []
-            for key in parse_keys(words, namespace_of(namespace)):
-                manifest = await require(cluster, key)
-                texts.append(describe_object(manifest, await cluster.events(key.namespace, key), datetime.now(UTC)))
-            return texts
+            found = [(item, key_of(item)) for item in await select(cluster, selection)]
+            now = datetime.now(UTC)
+            return [describe_object(item, await cluster.events(key.namespace, key), now) for item, key in found]
 
-    terminal.result("\n\n".join(asyncio.run(work())))
+    if texts := asyncio.run(work()):
+        terminal.result("\n\n".join(texts))
+    else:
+        terminal.hint(f"no {selection}")
 
 
 @app.command(epilog=EPILOG)
@@ -86,6 +93,7 @@ def events(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[KIND NAME]", show_default=False, autocompletion=complete_objects)
     ] = None,
+    output: FormOption = Form.TABLE,
     namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of every namespace.")] = False,
 ) -> None:
@@ -94,6 +102,7 @@ def events(
     Examples:
       slm events
       slm events slmmodel qwen
+      slm events -o json
 
     """
     place = namespace_of(namespace)
@@ -111,7 +120,9 @@ def events(
             return found
 
     found = asyncio.run(work())
-    if found:
+    if output is not Form.TABLE:
+        terminal.result(render_items(list(found), output))
+    elif found:
         terminal.result(render_events(found, datetime.now(UTC)))
     else:
         names = " ".join(words) if words else f"namespace {place}"

@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("writing", "Show what apply would change."),
     "delete": ("deleting", "Delete objects and what they own."),
     "get": ("reading", "List objects or print them."),
-    "describe": ("inspecting", "Show everything about an object: status, conditions, events."),
+    "describe": ("inspecting", "Show everything about objects: status, conditions, events."),
     "events": ("inspecting", "List what happened, oldest first."),
     "logs": ("logs", "Print the log of an object's newest pod."),
     "wait": ("waiting", "Wait until a condition holds or an object is gone."),
@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("daemon", "Say whether the daemon runs and how the objects are."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
     "gc": ("collecting", "Remove from the store what no object refers to."),
+    "completion": ("completion", "Print the script that completes commands, kinds and names in a shell."),
     "version": ("daemon", "Print the version."),
 }
 """Command to the module of its code and its summary, which is the first line of its help."""

@@ -26,6 +26,8 @@ app = typer.Typer(
 def slm(_quiet: Quiet = False) -> None:
     """Fetch, quantize, measure and serve small language models on this machine.
 
+    `slm completion --help` says how to make your shell complete commands, kinds and names.
+
     Examples:
       slm run Qwen/Qwen3-0.6B "Why is the sky blue?"
       slm apply -k examples/demo && slm wait --for=condition=Ready slmsvc/demo --timeout 10m

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
 
 from slm_operator.adapters.process_table import ProcessRecord
 from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.forms import Form, FormOption, render_items
 from slm_operator.cli.human import format_duration
 from slm_operator.cli.session import Namespace, local_paths, namespace_of, open_cluster
 from slm_operator.cli.tables import render_rows
@@ -57,26 +58,40 @@ DELETED = "(deleted)"
 """Owner of a process whose pod object is gone: it is being ended, or waits for a daemon that does."""
 
 
-def build_row(record: ProcessRecord, pod: Manifest | None) -> list[str] | None:
-    """Cells of one process; None when it has ended."""
+def describe_process(record: ProcessRecord, pod: Manifest | None) -> dict[str, Any] | None:
+    """What is known about one process; None when it has ended. The owner is empty when the pod object is gone."""
     usage = measure(record)
     if usage is None:
         return None
     labels = pod["metadata"].get("labels", {}) if pod else {}
-    owner = f"{labels.get('slm.dev/kind', '').lower()}/{labels.get('slm.dev/name', '')}"
+    return {
+        "namespace": record.namespace,
+        "pod": record.pod,
+        "owner": f"{labels.get('slm.dev/kind', '').lower()}/{labels.get('slm.dev/name', '')}" if pod else "",
+        "step": labels.get("slm.dev/step", ""),
+        "processId": record.pid,
+        "port": record.port or None,
+        "memoryBytes": usage.memory_bytes,
+        "ageSeconds": int(usage.age_seconds),
+    }
+
+
+def build_row(process: dict[str, Any]) -> list[str]:
+    """Cells of one process."""
     return [
-        record.pod,
-        owner if pod else DELETED,
-        labels.get("slm.dev/step", ""),
-        str(record.pid),
-        str(record.port or ""),
-        format_bytes(usage.memory_bytes),
-        format_duration(usage.age_seconds),
+        process["pod"],
+        process["owner"] or DELETED,
+        process["step"],
+        str(process["processId"]),
+        str(process["port"] or ""),
+        format_bytes(process["memoryBytes"]),
+        format_duration(process["ageSeconds"]),
     ]
 
 
 @app.command(epilog=EPILOG)
 def ps(
+    output: FormOption = Form.TABLE,
     namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of every namespace.")] = False,
 ) -> None:
@@ -87,6 +102,7 @@ def ps(
     Examples:
       slm ps
       slm ps -A
+      slm ps -o json
 
     """
     place = "" if all_namespaces else namespace_of(namespace)
@@ -97,8 +113,11 @@ def ps(
             return {pod["metadata"]["uid"]: pod for pod in await cluster.list("Pod", place)}
 
     pods = asyncio.run(work())
-    rows = [row for record in records if (row := build_row(record, pods.get(record.pod_uid)))]
-    if rows:
-        terminal.result(render_rows([["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "AGE"], *rows]))
+    found = [each for record in records if (each := describe_process(record, pods.get(record.pod_uid)))]
+    if output is not Form.TABLE:
+        terminal.result(render_items(found, output))
+    elif found:
+        header = ["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "AGE"]
+        terminal.result(render_rows([header, *map(build_row, found)]))
     else:
         terminal.hint("nothing is running")

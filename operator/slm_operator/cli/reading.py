@@ -1,7 +1,6 @@
 """``slm get``: objects as tables, YAML, JSON or names."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,17 +12,15 @@ from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli import tables
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, USAGE, CommandFailed
+from slm_operator.cli.forms import render_json, render_yaml
+from slm_operator.cli.selecting import Selection, Selector, parse_selection, select
 from slm_operator.cli.session import (
     Namespace,
     display_name,
-    find_kinds,
     namespace_of,
     open_cluster,
-    parse_keys,
-    require,
 )
 from slm_operator.cli.terminal import terminal
-from slm_operator.cli.writing import render_yaml
 from slm_operator.ports import Manifest, ObjectKey
 
 app = typer.Typer()
@@ -53,7 +50,7 @@ def render(items: Sequence[Manifest], output: Output, *, single: bool, with_name
     if output in (Output.JSON, Output.YAML):
         ordered = [{name: item[name] for name in ORDER if name in item} | item for item in items]
         value: Any = ordered[0] if single else {"apiVersion": "v1", "kind": "List", "items": ordered}
-        return json.dumps(value, indent=2, ensure_ascii=False) if output is Output.JSON else render_yaml(value).rstrip()
+        return render_json(value) if output is Output.JSON else render_yaml(value).rstrip()
     kinds = dict.fromkeys(item["kind"] for item in items)
     groups = [[item for item in items if item["kind"] == kind] for kind in kinds]
     wide = output is Output.WIDE
@@ -65,6 +62,7 @@ def render(items: Sequence[Manifest], output: Output, *, single: bool, with_name
 def get(
     words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]", autocompletion=complete_objects)],
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")] = Output.TABLE,
+    selector: Selector = "",
     namespace: Namespace = "",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="In every namespace.")] = False,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on and print each change.")] = False,
@@ -78,50 +76,40 @@ def get(
       slm get slmmodels
       slm get slm,qj,slmsvc -o wide
       slm get slmsvc chat -o yaml
+      slm get slm -l team=search
       slm get qj -w
 
     """
-    place = namespace_of(namespace)
-    named = parse_keys(words, place) if len(words) > 1 or "/" in words[0] else []
-    if named and all_namespaces:
-        raise CommandFailed("A name is looked up in one namespace: leave out -A or the name.", USAGE)
-    kinds = [] if named else find_kinds(words[0])
+    selection = parse_selection(words, namespace_of(namespace), selector, everywhere=all_namespaces)
 
     async def work() -> None:
         async with open_cluster() as cluster:
-            if watch:
-                await _watch(cluster, kinds, named, "" if all_namespaces else place, output)
-            elif named:
-                items = [await require(cluster, key) for key in named]
-                terminal.result(render(items, output, single=len(items) == 1, with_namespace=False))
-            else:
-                await _list(cluster, kinds, "" if all_namespaces else place, output)
+            await (_watch if watch else _list)(cluster, selection, output)
 
     asyncio.run(work())
 
 
-async def _list(cluster: SqliteCluster, kinds: Sequence[str], namespace: str, output: Output) -> None:
-    items = [item for kind in kinds for item in await cluster.list(kind, namespace)]
+async def _list(cluster: SqliteCluster, selection: Selection, output: Output) -> None:
+    items = await select(cluster, selection)
     if items or output in (Output.JSON, Output.YAML):
-        terminal.result(render(items, output, single=False, with_namespace=not namespace))
+        single = len(selection.keys) == 1
+        terminal.result(render(items, output, single=single, with_namespace=not selection.namespace))
     elif output is not Output.NAME:
-        terminal.hint(f"no {', '.join(kinds)} in {f'namespace {namespace}' if namespace else 'any namespace'}")
+        terminal.hint(f"no {selection}")
 
 
-async def _watch(
-    cluster: SqliteCluster, kinds: Sequence[str], named: Sequence[ObjectKey], namespace: str, output: Output
-) -> None:
+async def _watch(cluster: SqliteCluster, selection: Selection, output: Output) -> None:
     """Print the objects that exist, then one row or document per change, until interrupted."""
-    wanted = {key.kind for key in named} or set(kinds)
+    wanted = {key.kind for key in selection.keys} or set(selection.kinds)
     if len(wanted) > 1:
         raise CommandFailed("Only one kind can be watched at a time.", USAGE)
-    for key in named:
-        await require(cluster, key)
-    printer = _RowPrinter(next(iter(wanted)), output, with_namespace=not namespace)
+    await select(cluster, selection)
+    printer = _RowPrinter(next(iter(wanted)), output, with_namespace=not selection.namespace)
     async for key in cluster.changes():
-        if key.kind not in wanted or (named and key not in named) or (namespace and key.namespace != namespace):
+        meant = key in selection.keys if selection.keys else selection.namespace in ("", key.namespace)
+        if key.kind not in wanted or not meant:
             continue
-        if (item := await cluster.get(key)) is not None:
+        if (item := await cluster.get(key)) is not None and selection.holds(item):
             printer.print(item)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, USAGE, CommandFailed
+from slm_operator.cli.forms import render_yaml
 from slm_operator.cli.identity import IMMUTABLE, identity_of
 from slm_operator.cli.kustomization import add_kustomization
 from slm_operator.cli.naming import MADE_BY
@@ -124,11 +124,6 @@ def apply(
 
     asyncio.run(work())
     hint_without_daemon()
-
-
-def render_yaml(value: Any) -> str:
-    """YAML in the order of the manifest."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
 
 
 def difference(found: Manifest | None, document: Document) -> str:
