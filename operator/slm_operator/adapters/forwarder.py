@@ -1,13 +1,14 @@
 """A stable local address per Service: a TCP forwarder to whichever of its pods are ready.
 
-Bytes pass through as they come, in both directions, with back-pressure; nothing is parsed.
+Bytes pass through as they come, in both directions, with back-pressure; nothing is parsed, only the end of an event in
+a streamed answer is recognised, so that a slow stream is not taken for an idle connection.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 HOST = "127.0.0.1"
@@ -18,6 +19,8 @@ RETRY_SECONDS = 0.05
 QUIET_SECONDS = 1.0
 """A connection whose last bytes came from the pod this long ago waits for a next request, not for an answer."""
 POLL_SECONDS = 0.05
+EVENT_END, HEAD_END, LAST_CHUNK = b"\n\n\r\n", b"\r\n\r\n", b"\r\n0\r\n\r\n"
+"""Ends of a chunk that holds a server-sent event, of a head, and of a chunked answer (RFC 9112, section 7.1)."""
 
 
 @dataclass(eq=False)
@@ -26,12 +29,23 @@ class Link:
 
     port: int
     client: asyncio.Transport
-    answered_at: float | None = None
-    """When the pod last sent bytes; None while bytes of the client are unanswered."""
+    answered_at: float | None = field(default_factory=time.monotonic)
+    """When the pod last sent bytes, or the client connected; None while bytes of the client are unanswered."""
+    streaming: bool = False
+    """Whether the pod's last bytes say that more of the same answer follows."""
 
     def idle(self) -> bool:
         """Whether no request seems to be under way."""
-        return self.answered_at is not None and time.monotonic() - self.answered_at > QUIET_SECONDS
+        if self.streaming or self.answered_at is None:
+            return False
+        return time.monotonic() - self.answered_at > QUIET_SECONDS
+
+
+def is_unfinished(data: bytes) -> bool:
+    """Whether bytes of a pod are the head of a chunked answer or end with an event of one."""
+    if data.endswith(EVENT_END):
+        return True
+    return data.endswith(HEAD_END) and not data.endswith(LAST_CHUNK) and b"transfer-encoding: chunked" in data.lower()
 
 
 class _Side(asyncio.Protocol):
@@ -59,6 +73,7 @@ class _Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.link:
             self.link.answered_at = time.monotonic() if self._from_pod else None
+            self.link.streaming = self._from_pod and is_unfinished(data)
         if self.peer:
             self.peer.write(data)
 
@@ -104,11 +119,11 @@ class Forwarder:
             self._ready = ports
             self._changed.set()
 
-    async def drain(self, port: int, limit_seconds: float) -> None:
-        """Wait for requests under way on a pod's port to end, then close its idle connections."""
+    async def drain(self, port: int | None, limit_seconds: float) -> None:
+        """Wait for requests under way on a pod's port, or on all, to end, then close the idle connections."""
         deadline = time.monotonic() + limit_seconds
         while True:
-            links = [link for link in self._links if link.port == port]
+            links = [link for link in self._links if port in (None, link.port)]
             for link in links:
                 if link.idle() or time.monotonic() >= deadline:
                     link.client.close()
@@ -116,10 +131,15 @@ class Forwarder:
                 return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def close(self) -> None:
-        """Stop listening and cut what is connected."""
+    def stop_listening(self) -> None:
+        """Free the port; what is connected goes on, and what waits for a pod gets none."""
+        self.set_ready(())
         if self._server:
             self._server.close()
+
+    async def close(self) -> None:
+        """Stop listening and cut what is connected."""
+        self.stop_listening()
         for link in self._links:
             link.client.abort()
         for task in self._tasks:
@@ -136,9 +156,13 @@ class Forwarder:
     async def _serve(self, client: _Side) -> None:
         await client.made
         assert client.transport is not None  # noqa: S101 (for the type checker)
-        found = await self._connect(client)
+        found = None
+        try:
+            found = await self._connect(client)
+        finally:
+            if found is None:  # Also when cancelled: nobody else knows this connection.
+                client.transport.close()
         if found is None:
-            client.transport.close()
             return
         pod, link = found
         self._links.add(link)

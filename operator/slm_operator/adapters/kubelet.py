@@ -55,6 +55,7 @@ class ProcessKubelet:
         """Set once statuses say what runs now, not what ran when an earlier kubelet ended."""
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._ending = False
         self._waits: list[float] = []
 
     async def run(self) -> None:
@@ -69,19 +70,25 @@ class ProcessKubelet:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError
         finally:
-            await self._pods.release()
-            await self._services.close()
+            if not self._ending:  # Else `stop_all` does both, once the answers under way have ended.
+                await self._pods.release()
+                await self._services.close()
 
     async def stop_all(self) -> None:
-        """End ``run`` and every process, gracefully. Unfinished pods are deleted; the next run makes them anew."""
+        """End ``run`` and every process, gracefully. Unfinished pods are deleted; the next run makes them anew.
+
+        No new connection is taken; answers under way may finish within the grace period of their pod.
+        """
+        self._ending = True
         if self._running:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        await self._services.close()
+        self._services.stop_listening()
         for pod in await self._cluster.list("Pod"):
             if not is_final(pod):
                 await self._cluster.delete(ObjectKey("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]))
         await self._pods.end_all()
+        await self._services.close()
         for deployment in await self._cluster.list("Deployment"):
             with contextlib.suppress(Conflict):
                 await self._deployments.report_stopped(deployment)

@@ -79,10 +79,10 @@ class PodRunner:
     async def _stop(self, record: ProcessRecord) -> None:
         """End a deleted pod, letting the requests under way finish first."""
         try:
-            if record.port:
-                await self._drain(record.port, record.grace_seconds)
             worker, task = self._workers.get(record.pod_uid, (None, None))
             if worker and task:
+                if record.port:
+                    await self._drain(record.port, record.grace_seconds)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 await worker.stop()
@@ -93,6 +93,9 @@ class PodRunner:
             self._stopping.pop(record.pod_uid, None)
 
     async def _end(self, record: ProcessRecord) -> None:
+        """End a process that nobody follows, letting the requests under way finish first."""
+        if record.port:
+            await self._drain(record.port, record.grace_seconds)
         meta = {"namespace": record.namespace, "name": record.pod, "uid": record.pod_uid}
         pod = {"metadata": meta, "spec": {"containers": [{}]}}
         await PodWorker(self._cluster, self._table, self._folders, pod).stop()

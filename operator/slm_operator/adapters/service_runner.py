@@ -1,5 +1,6 @@
 """Services of the local backend: which forwarder listens where, and to which pods it leads."""
 
+import asyncio
 import hashlib
 import socket
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from slm_operator.ports import Cluster, Manifest, ObjectKey
 FIRST_PORT, LAST_PORT = 20_000, 29_999
 """Range for ports nobody asked for: below the ports that systems give to outgoing connections, so they stay free."""
 RETRY_SECONDS = 1.0
+GRACE_SECONDS = 30.0
+"""How long connections of a service that is gone may finish their answers; Kubernetes' default for pods."""
 
 
 class ServiceRunner:
@@ -19,19 +22,20 @@ class ServiceRunner:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._forwarders: dict[str, Forwarder] = {}
+        self._retired: dict[Forwarder, asyncio.Task[None]] = {}
 
     async def sync(self, services: Sequence[Manifest]) -> None:
-        """Close the forwarders of deleted services."""
+        """Retire the forwarders of deleted services."""
         uids = {service["metadata"]["uid"] for service in services}
         for uid in [uid for uid in self._forwarders if uid not in uids]:
-            await self._forwarders.pop(uid).close()
+            self._retire(uid)
 
     async def reconcile(self, service: Manifest, pods: Sequence[Manifest], taken: set[int]) -> float | None:
         """Listen and follow the ready pods; returns seconds until the next try when the port is in use."""
         uid, old = service["metadata"]["uid"], service.get("status", {})
         port = wanted_port(service) or _pick_port(service, taken)
         if uid in self._forwarders and self._forwarders[uid].port != port:
-            await self._forwarders.pop(uid).close()
+            self._retire(uid)
         if uid not in self._forwarders:
             forwarder = Forwarder()
             try:
@@ -46,18 +50,38 @@ class ServiceRunner:
 
     async def drain(self, port: int, limit_seconds: float) -> None:
         """Wait for requests under way on a pod's port, whichever service they came through."""
-        for forwarder in list(self._forwarders.values()):
-            await forwarder.drain(port, limit_seconds)
+        forwarders = [*self._forwarders.values(), *self._retired]
+        await asyncio.gather(*(forwarder.drain(port, limit_seconds) for forwarder in forwarders))
+
+    def stop_listening(self) -> None:
+        """Take no new connections; those that exist go on."""
+        for forwarder in self._forwarders.values():
+            forwarder.stop_listening()
 
     async def close(self) -> None:
-        """Stop listening."""
-        for forwarder in self._forwarders.values():
+        """Stop listening and cut what is connected."""
+        for task in self._retired.values():
+            task.cancel()
+        for forwarder in [*self._forwarders.values(), *self._retired]:
             await forwarder.close()
         self._forwarders.clear()
+
+    def _retire(self, uid: str) -> None:
+        """Free a forwarder's port at once, and close it when the answers under way have ended."""
+        forwarder = self._forwarders.pop(uid)
+        forwarder.stop_listening()
+        task = asyncio.create_task(_finish(forwarder))
+        self._retired[forwarder] = task
+        task.add_done_callback(lambda _: self._retired.pop(forwarder, None))
 
     async def _write(self, service: Manifest, status: Manifest) -> None:
         meta = service["metadata"]
         await self._cluster.update_status(ObjectKey("Service", meta["namespace"], meta["name"]), status)
+
+
+async def _finish(forwarder: Forwarder) -> None:
+    await forwarder.drain(None, GRACE_SECONDS)
+    await forwarder.close()
 
 
 def wanted_port(service: Manifest) -> int:

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,15 +102,22 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
     tasks: list[asyncio.Future[Any]] = [stopping, *work]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in work if task.done()]
-    for task in work:
-        task.cancel()
-    await asyncio.gather(*work, return_exceptions=True)
-    if stopping.done() and stopping.result() == signal.SIGTERM:
+    graceful = stopping.done() and stopping.result() == signal.SIGTERM
+    # The controller first: a kubelet that is cancelled cuts its connections, one that winds down lets answers finish.
+    await _cancel(work[1:])
+    if graceful:
         await wind_down(cluster, kubelet, reconciler)
+    await _cancel(work)
     cluster.close()
     log.info("daemon is down")
     for task in broken:
         task.result()
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _stop(stopping: "asyncio.Future[int]", number: int) -> None:
