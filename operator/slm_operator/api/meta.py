@@ -20,12 +20,12 @@ def _from_whole_number(value: Any) -> Any:
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_from_whole_number),
     Field(
         max_length=32,
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_from_whole_number),  # Last: what follows it is missing from the schema.
 ]
 """A Kubernetes quantity such as ``500m``, ``2Gi`` or the whole number 2."""
 
