@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -11,8 +11,12 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.support.pieces import write_pieces
+
 Family = Literal["llama", "qwen3"]
 Dtype = Literal["bf16", "f16", "f32"]
+TokenizerKind = Literal["bytes", "pieces", "json_pieces"]
+"""Byte-level BPE; SentencePiece; SentencePiece with tokenizer.json alone."""
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,6 +34,11 @@ ROPE_LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+ROPE_LINEAR = {"rope_type": "linear", "factor": 4.0}
+ROPE_YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "attn_factor": 1.5,
+             "beta_fast": 16.0, "beta_slow": 2.0}  # fmt: skip
+ROPE_YARN_BARE = {"rope_type": "yarn", "factor": 2.0}
+SMALL: dict[str, Any] = {"hidden": 64, "heads": 1, "kv_heads": 1, "intermediate": 64, "layers": 1}
 CONVERT_CASES: dict[str, dict[str, Any]] = {
     "llama_tied_bf16": {"tied": True},
     "llama_rope_sharded_bf16": {"rope_llama3": True, "shards": 3, "head_dim": 128, "seed": 1},
@@ -38,6 +47,34 @@ CONVERT_CASES: dict[str, dict[str, Any]] = {
     "llama_bias_bf16": {"attention_bias": True, "layers": 1, "seed": 6},
     "qwen3_tied_bf16": {"family": "qwen3", "tied": True, "seed": 4},
     "qwen3_f16": {"family": "qwen3", "dtype": "f16", "head_dim": 128, "layers": 1, "seed": 5},
+    "llama_pieces_f16": {"dtype": "f16", "tokenizer": "pieces", "vocab": 640, **SMALL},
+    "llama_pieces_code_f16": {
+        "dtype": "f16",
+        "tokenizer": "pieces",
+        "vocab": 32016,
+        "options": {"add_prefix_space": False},
+        **SMALL,
+    },
+    "llama_json_pieces_f16": {"dtype": "f16", "tokenizer": "json_pieces", "vocab": 640, **SMALL},
+    "qwen3_pieces_f16": {"family": "qwen3", "dtype": "f16", "tokenizer": "pieces", "vocab": 640, **SMALL},
+    "llama_no_bos_f16": {
+        "dtype": "f16",
+        "vocab": 49152,
+        "options": {"add_prefix_space": False, "add_bos_token": False},
+        **SMALL,
+    },
+    "llama_linear_f16": {"dtype": "f16", "config": {"rope_scaling": ROPE_LINEAR}, **SMALL},
+    "llama_yarn_f16": {
+        "dtype": "f16",
+        "config": {"rope_scaling": ROPE_YARN, "original_max_position_embeddings": 1024},
+        **SMALL,
+    },
+    "qwen3_yarn_f16": {"family": "qwen3", "dtype": "f16", "config": {"rope_scaling": ROPE_YARN}, **SMALL},
+    "llama_yarn_bare_f16": {
+        "dtype": "f16",
+        "config": {"rope_scaling": ROPE_YARN_BARE, "original_max_position_embeddings": 1024},
+        **SMALL,
+    },
 }
 """Arguments of ``write_model`` for each golden file in tests/golden/convert."""
 BLOCK_ELEMENTS = 1 << 20
@@ -61,10 +98,16 @@ def write_model(
     seed: int = 0,
     rope_llama3: bool = False,
     attention_bias: bool = False,
+    tokenizer: TokenizerKind = "bytes",
+    config: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write config.json, safetensors, tokenizer and chat template into ``folder``; returns it."""
+    """Write config.json, safetensors, tokenizer and chat template into ``folder``; returns it.
+
+    ``config`` and ``options`` are changes to config.json and tokenizer_config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {
+    document: dict[str, Any] = {
         "architectures": [{"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]],
         "model_type": family,
         "hidden_size": hidden,
@@ -85,11 +128,20 @@ def write_model(
         "torch_dtype": {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[dtype],
     }
     if rope_llama3:
-        config["rope_scaling"] = ROPE_LLAMA3
-    _write_json(folder / "config.json", config)
+        document["rope_scaling"] = ROPE_LLAMA3
+    if tokenizer != "bytes":
+        document |= {"bos_token_id": 1, "eos_token_id": 2}
+    document |= config or {}
+    _write_json(folder / "config.json", document)
     _write_json(folder / "generation_config.json", {"temperature": 0.6, "top_k": 20, "top_p": 0.95})
-    write_tokenizer(folder, family, vocab)
-    _write_weights(folder, _shapes(config), dtype, shards, seed)
+    if tokenizer == "bytes":
+        write_tokenizer(folder, family, vocab)
+    else:
+        write_pieces(folder, vocab, model=tokenizer == "pieces")
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    chosen = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    _write_json(folder / "tokenizer_config.json", chosen | dict(options or {}))
+    _write_weights(folder, _shapes(document), dtype, shards, seed)
     return folder
 
 

@@ -231,17 +231,28 @@ def _rope(raw: Mapping[str, Any], architecture: Architecture) -> Rope:
         raise BadInput(Reason.UNSUPPORTED_ARCHITECTURE, message)
     needed = {"linear": ("factor",), "yarn": ("factor",)}.get(kind, ())
     numbers = {key: _number(given, key) for key in ROPE_KEYS if given.get(key) is not None or key in needed}
-    if kind == "yarn":
-        _count(given, "original_max_position_embeddings", limit=1 << 31)
+    if kind in ("yarn", "llama3"):
+        numbers |= _stretched(raw, given)
     if kind == "llama3" and numbers.get("low_freq_factor", 1.0) == numbers.get("high_freq_factor", 4.0):
         raise _invalid("has equal low_freq_factor and high_freq_factor")
     theta = numbers.get("rope_theta", _number(raw, "rope_theta", 10000.0))
     return Rope(float(theta), kind, numbers)
 
 
+def _stretched(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, float]:
+    """The context before stretching, which transformers takes to be the whole one where the scaling names none.
+
+    It lets a number at the top level of config.json pass. With it yarn's attention factor, also named ``attn_factor``.
+    """
+    key = "original_max_position_embeddings"
+    original = _count(given, key, raw.get("max_position_embeddings"), limit=1 << 31)
+    alias = {} if "attention_factor" in given or given.get("attn_factor") is None else given
+    return {key: original} | ({"attention_factor": _number(alias, "attn_factor")} if alias else {})
+
+
 def _special_ids(raw: Mapping[str, Any]) -> dict[str, int]:
     """Old configs say -1 for none, and lists where several tokens end a text: the tokenizer's own word counts there."""
-    given = {kind: raw.get(f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    given = {kind: raw.get(f"{kind}_token_id") for kind in ("bos", "eos", "unk", "sep", "pad", "mask")}
     return {kind: token for kind, token in given.items() if type(token) is int and token >= 0}
 
 

@@ -132,7 +132,7 @@ def rope_factors(config: ModelConfig) -> NDArray[np.float32]:
     """Llama 3.1's frequency divisors (generate_extra_tensors in llama.cpp's conversion/llama.py), in float32."""
     given = config.rope.parameters
     factor, low, high = (given.get(key, default) for key, default in _LLAMA3_DEFAULTS)
-    context = given.get("original_max_position_embeddings", 8192)
+    context = given["original_max_position_embeddings"]
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = np.float32(1) / np.float32(config.rope.theta) ** exponents
     wavelengths = np.float32(2 * math.pi) / frequencies
@@ -240,11 +240,17 @@ def _add_rope(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(tokenizer.pre)
-    writer.add_token_list(tokenizer.tokens)
-    writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
+    vocabulary = tokenizer.vocabulary
+    if tokenizer.add_space_prefix is not None:
+        writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
     for kind, token in tokenizer.special_ids.items():
         getattr(writer, f"add_{kind}_token_id")(token)
     for kind, added in tokenizer.add_special.items():

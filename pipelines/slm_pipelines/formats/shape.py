@@ -15,7 +15,9 @@ from slm_pipelines.formats.tokenizer import Tokenizer, parse_tokenizer
 SMALL_FILES = (
     "config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
     safetensors.INDEX_NAME,

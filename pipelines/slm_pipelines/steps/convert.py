@@ -14,7 +14,7 @@ from slm_pipelines.formats.gguf_header import read_gguf
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Blob, Store, StoredManifest, recipe_digest
 
-TOOL = "slm-convert 1"
+TOOL = "slm-convert 2"
 """Name and version of this converter: raise the version whenever its output bytes change."""
 MAX_SMALL_FILE_BYTES = 128 << 20
 """The largest tokenizer.json seen is below 40 MB."""
