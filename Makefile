@@ -8,9 +8,10 @@ BENCH ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-down test soak bench check lint fmt generate golden lock clean
+.PHONY: cluster-up cluster-down cluster-status cluster-lock
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.ready ## Create .venv with exactly the locked packages
 
@@ -56,6 +57,18 @@ golden: setup ## Make tests/golden again with llama.cpp's own converter (needs t
 
 lock: setup ## Pin newer versions of nothing but what pyproject.toml asks for
 	@dev/lock.sh
+
+cluster-up: setup ## A real Kubernetes on this machine; K8S_MINOR=1.36 takes another minor
+	@$(PY) -m dev.cluster up
+
+cluster-down: setup ## End it and remove every trace
+	@$(PY) -m dev.cluster down
+
+cluster-status: setup ## What of it runs, and its KUBECONFIG
+	@$(PY) -m dev.cluster status
+
+cluster-lock: ## Write the Go module files of the Kubernetes versions in dev/cluster/versions.py
+	@PYTHON=$(PYTHON) dev/cluster/lock.sh
 
 clean: ## Remove build/, caches and .venv
 	@rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,5 +12,5 @@ compile() {
 }
 compile runtime "$@" pyproject.toml
 compile check "$@" --constraints requirements/runtime.txt --group check
-compile test "$@" --constraints requirements/runtime.txt --group test
+compile test "$@" --constraints requirements/runtime.txt --group test --group cluster-dev
 compile build "$@" --group build

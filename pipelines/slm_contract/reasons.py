@@ -62,7 +62,7 @@ class Reason(StrEnum):
     INVALID_CONFIG = "InvalidConfig", "config.json is missing, malformed, or contradicts the weights."
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture", "No converter exists for this architecture."
     UNSUPPORTED_DTYPE = "UnsupportedDtype", "The weights use a number format that the converter does not read."
-    MISSING_TOKENIZER = "MissingTokenizer", "The repository has no tokenizer.json."
+    MISSING_TOKENIZER = "MissingTokenizer", "The repository has neither tokenizer.json nor tokenizer.model."
     UNSUPPORTED_TOKENIZER = "UnsupportedTokenizer", "The tokenizer is of a kind the converter does not know."
     # Quantization
     UNKNOWN_TYPE = "UnknownType", "The engine knows no quantization type of that name."

@@ -1,0 +1,1 @@
+"""A real Kubernetes for everyone who works on this."""

@@ -1,0 +1,188 @@
+"""A whole cluster, up and down: the control plane alone, or with a node that runs containers."""
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from urllib.error import URLError
+
+from dev.cluster import build, control_plane, node
+from dev.cluster.control_plane import Ports, Site
+from dev.cluster.images import Image, write_archive
+from dev.cluster.processes import Processes
+from dev.cluster.versions import chosen_version
+
+ADDONS = Path(__file__).parent / "addons"
+HOST_ADDRESS, NODE_ADDRESS = "10.246.0.1", "10.246.0.2"
+"""Ends of the link between the host and the node's network namespace; no other network is reached."""
+NODE_PORTS = Ports(api=6443, etcd=2379, etcd_peer=2380, controllers=10257, scheduler=10259)
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+IN_PODS = ("coredns", "local-path-provisioner", "metrics-server")
+"""Tools that run as pods, each as the only program of an image."""
+BUSYBOX_NAMES = ("busybox", "sh", "mkdir", "rm", "cat", "sleep", "wget", "nc", "nslookup")
+READY_SECONDS = 240
+
+
+def state_folder() -> Path:
+    """Where clusters keep their files while they run; ``SLM_CLUSTER_HOME`` moves it."""
+    own, xdg = os.environ.get("SLM_CLUSTER_HOME"), os.environ.get("XDG_STATE_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "state"
+    return Path(own) if own else base / "slm-operator" / "dev-cluster"
+
+
+class Cluster:
+    """One cluster in one folder."""
+
+    def __init__(self, folder: Path, *, with_node: bool, name: str = "dev") -> None:
+        self.folder = folder
+        self.with_node = with_node
+        self.binary = build.kubernetes(chosen_version())
+        self.processes = Processes(folder)
+        address = NODE_ADDRESS if with_node else "127.0.0.1"
+        self.site = Site(folder, self.binary, address, self._ports())
+        self.node = node.Node(self.site, name)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.site.kubeconfig("admin")
+
+    def up(self) -> None:
+        """Start what does not run yet, and return once all of it works; raises StartFailed."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.kubeconfig.exists():
+            self._prepare()
+        self.start_control_plane()
+        if self.with_node:
+            self._start_node()
+
+    def start_control_plane(self) -> None:
+        """Etcd first, then the API server, then those who need it."""
+        commands = {
+            "etcd": control_plane.etcd_command(self.site),
+            "kube-apiserver": control_plane.api_command(self.site),
+            "kube-controller-manager": control_plane.controllers_command(self.site),
+            "kube-scheduler": control_plane.scheduler_command(self.site),
+        }
+        for name, command in commands.items():
+            self.processes.start(name, self.node.inside(command) if self.with_node else command)
+            if name == "kube-apiserver":
+                self.processes.wait(name, self.is_ready)
+
+    def down(self) -> None:
+        """End everything and remove every trace; a second call does nothing."""
+        if self.with_node:
+            self.processes.stop("kubelet", "kube-proxy")
+            self.node.end_pods()
+            self.processes.stop("containerd")
+        self.processes.stop(*reversed(CONTROL_PLANE))
+        if self.with_node:
+            self.node.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def is_ready(self) -> bool:
+        """Whether the API server says so."""
+        context = ssl.create_default_context(cafile=str(self.site.certificates / "ca.crt"))
+        certificates = self.site.certificates
+        context.load_cert_chain(certificates / "admin.crt", certificates / "admin.key")
+        try:
+            with urllib.request.urlopen(f"{self.site.url}/readyz", context=context, timeout=2) as answer:
+                return bool(answer.status == 200)  # noqa: PLR2004
+        except (URLError, OSError):
+            return False
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Output of kubectl; raises CalledProcessError."""
+        command = [str(self.binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        return done.stdout
+
+    def load_image(self, archive: Path) -> None:
+        """Give the node an image from an OCI or Docker archive."""
+        self.node.ctr("images", "import", str(archive))
+
+    def _ports(self) -> Ports:
+        """Fixed inside a namespace; else free ones, kept for as long as the cluster lives."""
+        record = self.folder / "ports.json"
+        if self.with_node:
+            return NODE_PORTS
+        if not record.exists():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            record.write_text(json.dumps(asdict(Ports(*free_ports(5)))))
+        return Ports(**json.loads(record.read_text()))
+
+    def _prepare(self) -> None:
+        users = dict(control_plane.USERS)
+        hosts = [self.site.address, node.NAME]
+        if self.with_node:
+            users["node"] = (f"system:node:{node.NAME}", "system:nodes")
+        authority = control_plane.write_credentials(self.site, users)
+        authority.issue("kubelet", f"system:node:{node.NAME}", "system:nodes", hosts)
+        if self.with_node:
+            self.node.make_network(HOST_ADDRESS)
+            self.node.write_files()
+
+    def _start_node(self) -> None:
+        commands = self.node.commands()
+        self.processes.start("containerd", commands["containerd"])
+        self.processes.wait("containerd", self.node.socket.exists)
+        self._load_own_images()
+        for name in ("kubelet", "kube-proxy"):
+            self.processes.start(name, commands[name])
+        for path in sorted(ADDONS.glob("*.yaml")):
+            volumes = str(self.folder / "volumes")
+            self.kubectl("apply", "--server-side", "-f", "-", stdin=path.read_text().replace("$VOLUMES", volumes))
+        self.processes.wait("kubelet", self._node_exists)
+        self.kubectl("wait", "--for=condition=Ready", f"node/{node.NAME}", f"--timeout={READY_SECONDS}s")
+        self.kubectl("rollout", "status", "deployment", "-n", "kube-system", f"--timeout={READY_SECONDS}s")
+
+    def _node_exists(self) -> bool:
+        return node.NAME in self.kubectl("get", "nodes", "-o", "name")
+
+    def _load_own_images(self) -> None:
+        marker = self.folder / "images-loaded"
+        if marker.exists():
+            return
+        busybox = Path(shutil.which("busybox") or "/bin/busybox")
+        images = [Image("slm.local/busybox:1", {f"bin/{name}": busybox for name in BUSYBOX_NAMES}, ["/bin/sh"])]
+        images.append(Image(node.PAUSE_IMAGE, {"bin/sleep": busybox}, ["/bin/sleep", "2147483647"]))
+        for name, program in build.tools(IN_PODS).items():
+            images.append(Image(f"slm.local/{name}:1", {f"bin/{name}": program}, [f"/bin/{name}"]))
+        for image in images:
+            archive = self.folder / "image.tar"
+            write_archive(image, archive)
+            self.load_image(archive)
+            archive.unlink()
+        marker.touch()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@contextmanager
+def control_plane_in(folder: Path) -> Iterator[Cluster]:
+    """A control plane for tests: no root, no node."""
+    cluster = Cluster(folder, with_node=False)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
