@@ -8,9 +8,12 @@ import argparse
 import hashlib
 import json
 import re
+import select
 import signal
+import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +27,8 @@ import yaml
 LARGE_FILE = re.compile(r"\.(safetensors|gguf|bin|pt|msgpack)$")
 LARGE_BYTES = 10 << 20
 PIECE_BYTES = 1 << 18
+SLOW_PIECE_BYTES = 1 << 16
+"""Sent at a time where the rate is limited: what is under way when a client is killed stays small."""
 INVERTED = bytes(255 - value for value in range(256))
 ROUTE = re.compile(
     r"/(?:(?P<api>api/models)/)?(?P<repo>[^/]+/[^/]+)"
@@ -40,6 +45,8 @@ class Fault:
     status: int = 0
     """Answer this instead; 0 answers normally."""
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    """Sent with ``status``."""
     cut_after: int | None = None
     """Close the connection after so many bytes of the body."""
     flip: bool = False
@@ -109,6 +116,8 @@ class Hub:
         """Listings that replace the true one, for hubs that lie."""
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.sent: Counter[str] = Counter()
+        """File name to the bytes of it that went to clients who were still there."""
         self.lock = threading.Lock()
         self._servers = [_Server(("127.0.0.1", port), self, "hub"), _Server(("127.0.0.1", 0), self, "cdn")]
         self._threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in self._servers]
@@ -206,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.requests.append(seen)
         fault = hub.take_fault(path if self.server.role == "hub" else f"cdn:{path}")
         if fault.status:
-            self._send(fault.status, fault.headers, b"")
+            self._send(fault.status, fault.headers, fault.body)
         elif fault.location:
             self._send(302, {"Location": fault.location}, b"")
         elif self.server.role == "cdn":
@@ -269,15 +278,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         end = length if fault.cut_after is None else min(length, fault.cut_after)
+        step = SLOW_PIECE_BYTES if fault.bytes_per_second else PIECE_BYTES
         with file.path.open("rb") as source:
             source.seek(first)
-            while end > 0 and (piece := source.read(min(PIECE_BYTES, end))):
+            while end > 0 and not self._client_is_gone() and (piece := source.read(min(step, end))):
                 self.wfile.write(piece.translate(INVERTED) if fault.flip else piece)
                 end -= len(piece)
+                with self.server.hub.lock:
+                    self.server.hub.sent[file.name] += len(piece)
                 if fault.bytes_per_second:
                     time.sleep(len(piece) / fault.bytes_per_second)
         if fault.cut_after is not None and fault.cut_after < length:
             self.close_connection = True
+
+    def _client_is_gone(self) -> bool:
+        """Whether the other side has closed: a write would still succeed once."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _refuse(self, status: int, code: str) -> None:
         body = json.dumps({"error": code}).encode()
