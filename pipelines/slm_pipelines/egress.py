@@ -18,25 +18,42 @@ from slm_pipelines.errors import Retryable
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that is handed out of IPv6 (RFC 4291): no multicast, site-local or loopback address lies in it."""
+CARRIERS = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""NAT64 (RFC 6052) and the old IPv4-compatible form: the last 32 bits are an IPv4 address that is really reached."""
+MAX_ADDRESSES = 4
+"""Addresses of one name that are tried: a dead first one is common, more only make a failure slow."""
+
+
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet."""
+    """Whether an IP address belongs to the open internet; one that carries an IPv4 address is judged by that."""
     parsed = ipaddress.ip_address(address)
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global
+    inner = _carried(parsed) if isinstance(parsed, ipaddress.IPv6Address) else parsed
+    if inner is not None:
+        return inner.is_global and not inner.is_multicast
+    return parsed.is_global and parsed in GLOBAL_UNICAST
 
 
-def choose_address(host: str, port: int, allowed: Sequence[str]) -> str:
-    """The address to connect to; raises Retryable HostNotAllowed or SourceUnavailable.
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if any(address in network for network in CARRIERS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def choose_addresses(host: str, port: int, allowed: Sequence[str]) -> list[str]:
+    """The addresses to connect to, in order; raises Retryable HostNotAllowed or SourceUnavailable.
 
     ``allowed`` holds ``host`` or ``host:port`` entries that may lie inside private networks.
     """
     try:
-        found = [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except OSError as error:
+        items = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
         message = f"The host {host} cannot be resolved ({error}): check the name and the network."
         raise Retryable(Reason.SOURCE_UNAVAILABLE, message) from error
+    found = list(dict.fromkeys(str(item[4][0]) for item in items))
     if host in allowed or f"{host}:{port}" in allowed:
-        return found[0]
+        return found[:MAX_ADDRESSES]
     private = [address for address in found if not is_public(address)]
     if private:
         message = (
@@ -44,11 +61,11 @@ def choose_address(host: str, port: int, allowed: Sequence[str]) -> str:
             f"name {host}:{port} in SLM_ALLOW_PRIVATE_HOSTS."
         )
         raise Retryable(Reason.HOST_NOT_ALLOWED, message)  # A setting may change without the manifest.
-    return found[0]
+    return found[:MAX_ADDRESSES]
 
 
 class GuardedBackend(httpcore.SyncBackend):
-    """Connects only to addresses that ``choose_address`` agrees to."""
+    """Connects only to addresses that ``choose_addresses`` agrees to."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         super().__init__()
@@ -62,9 +79,14 @@ class GuardedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.NetworkStream:
-        """Resolve, check, connect to what was checked."""
-        address = choose_address(host, port, self._allowed)
-        return super().connect_tcp(address, port, timeout, local_address, socket_options)
+        """Resolve, check, connect to the first checked address that answers."""
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in choose_addresses(host, port, self._allowed):
+            try:
+                return super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
 
 
 def build_client(allowed: Sequence[str], connections: int) -> httpx.Client:
