@@ -45,7 +45,7 @@ def test_the_first_eight_bytes_say_how_much_to_fetch() -> None:
 
 FAULTS = {
     "empty": (b"", 0, "m has 0 bytes, too few for a header"),
-    "huge": (struct.pack("<Q", 100_000_001), 10**9, "m claims a header of 100000001 bytes, beyond the format's limit"),
+    "huge": (struct.pack("<Q", 100_000_001), 10**9, "m claims a header of 100000001 bytes, but the headers of one"),
     "beyond": (struct.pack("<Q", 100), 50, "m is truncated: its header needs 108 bytes, it has 50"),
     "not json": (*encode(b"{nope"), "m has a header that is not valid JSON"),
     "not utf-8": (*encode(b"\xff\xfe{}"), "m has a header that is not valid JSON"),
@@ -74,6 +74,38 @@ def test_a_header_that_contradicts_itself_or_the_file_is_refused(fault: str) -> 
     assert caught.value.reason is Reason.INVALID_SAFETENSORS
     assert message in caught.value.message
     assert caught.value.message.endswith("fetch it again or ask its publisher to repair it.")
+
+
+def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm_pipelines.formats.safetensors.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    for content in (b"[" + b"[]," * 600_000 + b"[]]", b'{"a":' + b"1," * 600_000 + b"}", b"[" * 600_000):
+        with pytest.raises(BadInput) as caught:
+            parse_header("m", *encode(content))
+        assert caught.value.reason is Reason.INVALID_SAFETENSORS
+        assert "m describes more than the 32768 tensors that the files of one model may hold" in caught.value.message
+
+
+def test_the_headers_of_all_shards_share_one_limit() -> None:
+    asked = []
+
+    def read_one(name: str, allowed_bytes: int) -> Header:
+        asked.append(allowed_bytes)
+        data = struct.pack("<Q", 6 << 20)
+        return Header(name, {}, header_end(name, data, 1 << 40, allowed_bytes))
+
+    with pytest.raises(BadInput) as caught:
+        safetensors.collect_headers(["1", "2", "3"], read_one)
+    assert asked == [16 << 20, (10 << 20) - 8, (4 << 20) - 16]
+    assert caught.value.reason is Reason.INVALID_SAFETENSORS
+    assert "3 claims a header of 6291456 bytes, but the headers of one model may have 16777216" in caught.value.message
+
+
+def test_the_tensors_of_all_shards_share_one_limit() -> None:
+    many = Header("many", {str(index): Tensor("", "F32", (0,), 0, 0) for index in range(20_000)})
+    with pytest.raises(BadInput) as caught:
+        safetensors.collect_headers(["1", "2", "3"], lambda _name, _bytes: many)
+    assert caught.value.reason is Reason.INVALID_SAFETENSORS
+    assert "2 describes more than the 32768 tensors" in caught.value.message
 
 
 def test_an_unknown_number_format_is_named_with_the_known_ones() -> None:

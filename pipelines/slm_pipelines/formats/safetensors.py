@@ -5,7 +5,7 @@ of tensors, then their bytes, without gaps and without overlaps.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -15,8 +15,14 @@ from typing import Any, BinaryIO
 from slm_contract.reasons import Reason
 from slm_pipelines.errors import BadInput
 
-MAX_HEADER_BYTES = 100_000_000
-"""Longest header the reference implementation accepts."""
+MAX_HEADER_BYTES = 16 << 20
+"""Longest headers of one model, over all its files. Real ones take about 120 bytes per tensor, so a dense model of 30B
+parameters has less than 100 KB. The reference implementation accepts 100 MB per file, and as Python values each byte
+takes up to twenty: whoever publishes a model could fill our memory."""
+MAX_TENSORS = 1 << 15
+"""Tensors of one model, over all its files; a dense one of 30B parameters has less than 1,000."""
+MARKS_PER_TENSOR = 16
+"""Commas, braces and brackets of one tensor's description, generously; each begins at most one Python value."""
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 16
 """More than any weight has; bounds the arithmetic a hostile shape can ask for."""
@@ -48,15 +54,21 @@ class Header:
 
     file_name: str
     tensors: Mapping[str, Tensor]
+    end: int = 0
+    """Bytes it takes at the beginning of the file."""
 
 
-def header_end(file_name: str, first_bytes: bytes, file_size: int) -> int:
-    """How many bytes of the file ``parse_header`` needs, from its first eight; raises BadInput InvalidSafetensors."""
+def header_end(file_name: str, first_bytes: bytes, file_size: int, allowed_bytes: int = MAX_HEADER_BYTES) -> int:
+    """How many bytes of the file ``parse_header`` needs, from its first eight; raises BadInput InvalidSafetensors.
+
+    ``allowed_bytes`` is what the headers of the model's other files have left of MAX_HEADER_BYTES.
+    """
     if file_size < LENGTH_BYTES or len(first_bytes) < LENGTH_BYTES:
         raise _invalid(file_name, f"has {min(file_size, len(first_bytes))} bytes, too few for a header")
     length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
-    if length > MAX_HEADER_BYTES:
-        raise _invalid(file_name, f"claims a header of {length} bytes, beyond the format's limit of {MAX_HEADER_BYTES}")
+    if length > allowed_bytes:
+        limit = f"the headers of one model may have {MAX_HEADER_BYTES} together"
+        raise _invalid(file_name, f"claims a header of {length} bytes, but {limit}")
     if LENGTH_BYTES + length > file_size:
         raise _invalid(file_name, f"is truncated: its header needs {LENGTH_BYTES + length} bytes, it has {file_size}")
     return LENGTH_BYTES + length
@@ -74,16 +86,30 @@ def parse_header(file_name: str, first_bytes: bytes, file_size: int) -> Header:
     document.pop("__metadata__", None)
     tensors = {name: _parse_tensor(file_name, name, entry, end) for name, entry in document.items()}
     _check_layout(file_name, list(tensors.values()), end, file_size)
-    return Header(file_name, tensors)
+    return Header(file_name, tensors, end)
 
 
-def read_header(path: Path, file_name: str) -> Header:
+def read_header(path: Path, file_name: str, allowed_bytes: int = MAX_HEADER_BYTES) -> Header:
     """The checked header of a file on disk."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(LENGTH_BYTES)
-        rest = file.read(header_end(file_name, first, size) - LENGTH_BYTES)
+        rest = file.read(header_end(file_name, first, size, allowed_bytes) - LENGTH_BYTES)
     return parse_header(file_name, first + rest, size)
+
+
+def collect_headers(names: Sequence[str], read_one: Callable[[str, int], Header]) -> dict[str, Header]:
+    """The headers of all weight files by name, together within the limits; ``read_one`` gets name and bytes left."""
+    headers: dict[str, Header] = {}
+    bytes_left, tensors_left = MAX_HEADER_BYTES, MAX_TENSORS
+    for name in names:
+        header = read_one(name, bytes_left)
+        bytes_left -= header.end
+        tensors_left -= len(header.tensors)
+        if tensors_left < 0:
+            raise _too_many(name)
+        headers[name] = header
+    return headers
 
 
 def read_chunks(file: BinaryIO, tensor: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -134,6 +160,8 @@ def _check_index(merged: Mapping[str, tuple[str, Tensor]], index: bytes) -> None
 
 
 def _parse_json(file_name: str, data: bytes) -> dict[str, Any]:
+    if sum(map(data.count, (b",", b"{", b"["))) > MAX_TENSORS * MARKS_PER_TENSOR:
+        raise _too_many(file_name)
     try:
         document = json.loads(data, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -190,6 +218,10 @@ def _check_layout(file_name: str, tensors: list[Tensor], data_begin: int, file_s
     if ordered[-1].end != file_size:
         fault = "is truncated" if ordered[-1].end > file_size else "has bytes that belong to no tensor"
         raise _invalid(file_name, f"{fault}: tensor {ordered[-1].name} ends at {ordered[-1].end}, the file {file_size}")
+
+
+def _too_many(file_name: str) -> BadInput:
+    return _invalid(file_name, f"describes more than the {MAX_TENSORS} tensors that the files of one model may hold")
 
 
 def _invalid(file_name: str, what: str) -> BadInput:

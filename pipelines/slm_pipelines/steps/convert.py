@@ -43,7 +43,9 @@ def run(spec: ConvertSpec, reporter: Reporter) -> ArtifactResult:
 def _convert(store: Store, blobs: Mapping[str, Blob], reporter: Reporter) -> Blob:
     files = {name: _small_file(store, blobs[name]) for name in shape.SMALL_FILES if name in blobs}
     paths = _weight_paths(store, blobs, files)
-    headers = {name: safetensors.read_header(path, name) for name, path in paths.items()}
+    headers = safetensors.collect_headers(
+        list(paths), lambda name, allowed: safetensors.read_header(paths[name], name, allowed)
+    )
     checkpoint = shape.check_model(files, headers)
     writer = shape.key_values(checkpoint, files)
     plan = gguf_write.plan_tensors(checkpoint.config, checkpoint.tensors, checkpoint.source_type)

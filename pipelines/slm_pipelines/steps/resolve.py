@@ -41,10 +41,12 @@ def _describe_safetensors(
     }
     config = parse_config(small)
     names = formats.weight_files(sorted(sizes), small.get("model.safetensors.index.json"))
-    headers = {}
-    for done, name in enumerate(names):
-        reporter.report("Reading headers", done, len(names), "files")
-        headers[name] = _read_header(origin, listing.revision, name, sizes)
+
+    def read_one(name: str, allowed_bytes: int) -> Header:
+        reporter.report(f"Reading the header of {name}")
+        return _read_header(origin, listing.revision, name, sizes, allowed_bytes)
+
+    headers = formats.collect_headers(names, read_one)
     shape = formats.describe(small, headers)
     kept = tuple(file for file in files if not file.name.endswith(".safetensors") or file.name in headers)
     return ResolveResult(
@@ -68,13 +70,13 @@ def _read_small(origin: Origin, revision: str, name: str, size: int) -> bytes:
     return b"".join(origin.stream(revision, name, 0, size))
 
 
-def _read_header(origin: Origin, revision: str, name: str, sizes: dict[str, int]) -> Header:
+def _read_header(origin: Origin, revision: str, name: str, sizes: dict[str, int], allowed_bytes: int) -> Header:
     if name not in sizes:
         message = f"model.safetensors.index.json names {name}, which the source does not hold."
         raise BadInput(Reason.FILE_NOT_FOUND, message)
     size = sizes[name]
     data = b"".join(origin.stream(revision, name, 0, min(FIRST_RANGE_BYTES, size)))
-    end = formats.header_end(name, data, size)
+    end = formats.header_end(name, data, size, allowed_bytes)
     if end > len(data):
         data += b"".join(origin.stream(revision, name, len(data), end))
     return formats.parse_header(name, data[:end], size)
