@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from slm_contract.base import Message
+from slm_contract.bounds import MAX_MESSAGE_BYTES, clip
 from slm_contract.reasons import Reason
 from slm_contract.specs import Digest, ModelFile
 
@@ -182,6 +183,11 @@ class StepError(Message):
     message: str
     """One sentence that says what is wrong and what to change."""
 
+    @staticmethod
+    def of(reason: Reason, message: str) -> "StepError":
+        """An error whose sentence, which may quote what somebody else wrote, fits the outcome."""
+        return StepError(reason=reason, message=clip(message, MAX_MESSAGE_BYTES))
+
 
 class Outcome(Message):
     """The termination message: exactly one of the two."""
@@ -194,6 +200,10 @@ class Outcome(Message):
     """Highest resident memory of the step and its largest child."""
     seconds: float = 0.0
     """Wall time of the step."""
+
+    def encode(self) -> bytes:
+        """The line that is written where the platform reads it."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
 
 
 class Progress(Message):

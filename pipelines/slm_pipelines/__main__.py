@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from slm_contract import exitcodes, specs
 from slm_contract.base import Message
+from slm_contract.bounds import MAX_OUTCOME_BYTES
 from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome, StepError
 from slm_pipelines.errors import BadInput, StepFailure
@@ -74,22 +75,29 @@ def read_spec(args: argparse.Namespace) -> Message:
 
 
 def peak_memory_bytes() -> int:
-    """Highest resident memory of this process or of its largest child so far."""
+    """Highest resident memory of this process or of its largest child so far.
+
+    Our own is VmHWM of proc_pid_status(5): ru_maxrss survives exec, so it would tell what our parent held when it
+    started us. A child's ru_maxrss holds what *we* held when we started it, which is never more than our own peak.
+    """
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        own = int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     return max(own, child) * 1024
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
     """Write the outcome where the platform reads it."""
-    path.write_text(outcome.model_dump_json(by_alias=True, exclude_none=True) + "\n", encoding="utf-8")
+    path.write_bytes(outcome.encode())
 
 
 def describe_fault(name: str, failure: OSError) -> StepError:
     """A fault of the machine, in words; a full disk gets its own reason."""
     if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
         message = f"The disk filled up during {name}: free some space or run `slm gc`; what is whole is kept."
-        return StepError(reason=Reason.INSUFFICIENT_SPACE, message=message)
-    return StepError(reason=Reason.STEP_FAILED, message=f"{name} failed: {failure}.")
+        return StepError.of(Reason.INSUFFICIENT_SPACE, message)
+    return StepError.of(Reason.STEP_FAILED, f"{name} failed: {failure}.")
 
 
 def shared_store(name: str, spec: Message) -> contextlib.AbstractContextManager[None]:
@@ -110,16 +118,20 @@ def run_step(name: str, spec: Message) -> tuple[int, Outcome]:
             result = step(spec, Reporter(name))
     except StepFailure as failure:
         code = exitcodes.BAD_INPUT if isinstance(failure, BadInput) else exitcodes.RETRYABLE
-        error = StepError(reason=failure.reason, message=failure.message)
+        error = StepError.of(failure.reason, failure.message)
     except OSError as failure:
         code = exitcodes.RETRYABLE
         error = describe_fault(name, failure)
     except Exception as failure:  # noqa: BLE001 - a bug too must leave a result behind
         traceback.print_exc()
         code = exitcodes.INTERNAL
-        error = StepError(reason=Reason.INTERNAL_ERROR, message=f"{name} hit a bug: {failure!r}.")
+        error = StepError.of(Reason.INTERNAL_ERROR, f"{name} hit a bug: {failure!r}.")
     seconds = round(time.monotonic() - started, 3)
-    return code, Outcome(result=result, error=error, peak_memory_bytes=peak_memory_bytes(), seconds=seconds)
+    outcome = Outcome(result=result, error=error, peak_memory_bytes=peak_memory_bytes(), seconds=seconds)
+    if len(outcome.encode()) > MAX_OUTCOME_BYTES:
+        error = StepError.of(Reason.INTERNAL_ERROR, f"{name} hit a bug: its result does not fit a termination message.")
+        return exitcodes.INTERNAL, outcome.model_copy(update={"result": None, "error": error})
+    return code, outcome
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         spec = read_spec(args)
     except (ValidationError, OSError, KeyError, UnicodeDecodeError) as failure:
         message = f"The spec of {args.step} cannot be used: {failure}"
-        write_outcome(args.result, Outcome(error=StepError(reason=Reason.INVALID_SPEC, message=message)))
+        write_outcome(args.result, Outcome(error=StepError.of(Reason.INVALID_SPEC, message)))
         return exitcodes.USAGE
     code, outcome = run_step(args.step, spec)
     write_outcome(args.result, outcome)

@@ -1,5 +1,6 @@
 """Find out everything about a model without fetching its weights."""
 
+from slm_contract.bounds import MAX_LABEL_BYTES, MAX_OUTCOME_BYTES, clip
 from slm_contract.reasons import Reason
 from slm_contract.results import Outcome, ResolveResult
 from slm_contract.specs import ModelFile, ResolveSpec
@@ -15,8 +16,8 @@ from slm_pipelines.progress import Reporter
 FIRST_RANGE_BYTES = 64 << 10
 """First read of a safetensors header: most fit, and the round trip saved is worth the bytes."""
 MAX_SMALL_FILE_BYTES = 128 << 20
-MAX_OUTCOME_BYTES = 3800
-"""Room for the result in a termination message of 4,096 bytes, with time and memory beside it."""
+MARGIN_BYTES = 296
+"""Kept free in the termination message for time and memory, which are not known yet."""
 
 
 def run(spec: ResolveSpec, reporter: Reporter) -> ResolveResult:
@@ -29,7 +30,7 @@ def run(spec: ResolveSpec, reporter: Reporter) -> ResolveResult:
     check_pin(spec.pin, listing.revision, listing.files)
     weights = [file.name for file in files if file.name.endswith(".safetensors")]
     describe = _describe_safetensors if weights else _describe_gguf
-    return _trim(describe(origin, listing, files, reporter))
+    return fit(describe(origin, listing, files, reporter))
 
 
 def _describe_safetensors(
@@ -110,7 +111,12 @@ def _read_gguf_header(origin: Origin, revision: str, file: ModelFile) -> GgufHea
         wanted *= 4
 
 
-def _trim(result: ResolveResult) -> ResolveResult:
-    """Leave the file list out where it would not fit the termination message; acquire then asks again."""
-    text = Outcome(result=result).model_dump_json(by_alias=True, exclude_none=True)
-    return result if len(text.encode()) <= MAX_OUTCOME_BYTES else result.model_copy(update={"files": []})
+def fit(result: ResolveResult) -> ResolveResult:
+    """The result as it fits the termination message: names cut, and no file list where it is too long.
+
+    Acquire then asks for the list again.
+    """
+    names = {name: clip(getattr(result, name), MAX_LABEL_BYTES) for name in ("license", "architecture")}
+    result = result.model_copy(update=names)
+    fits = len(Outcome(result=result).encode()) <= MAX_OUTCOME_BYTES - MARGIN_BYTES
+    return result if fits else result.model_copy(update={"files": []})
