@@ -6,8 +6,9 @@ from pydantic import Field
 
 from slm_contract.base import Message
 from slm_contract.bounds import MAX_MESSAGE_BYTES, clip
+from slm_contract.digests import Digest
 from slm_contract.reasons import Reason
-from slm_contract.specs import Digest, ModelFile
+from slm_contract.specs import ModelFile
 
 
 class ModelShape(Message):

@@ -5,9 +5,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from slm_contract.base import Message
+from slm_contract.digests import Digest, PinnedDigest, SourceDigest
 
-Digest = str
-"""``sha256:`` followed by 64 lower-case hexadecimal digits."""
+MAX_FILE_BYTES = 1 << 40
+"""Twice the largest file that the public hub takes; a source that lists a longer one is broken or hostile."""
 
 
 class HuggingFace(Message):
@@ -18,7 +19,7 @@ class HuggingFace(Message):
     revision: str = "main"
     """Branch, tag or commit; always resolved to a commit before anything is fetched."""
     allow_patterns: list[str] = Field(default_factory=list)
-    """Shell patterns of the files to take; empty takes what the formats need."""
+    """Shell patterns of the files to take beside configuration and tokenizer; empty takes what the formats need."""
     ignore_patterns: list[str] = Field(default_factory=list)
     """Shell patterns of the files to leave out, applied after ``allowPatterns``."""
     endpoint: str = ""
@@ -48,7 +49,7 @@ class Pin(Message):
 
     revision: str = ""
     """The commit the revision must resolve to; empty accepts any."""
-    files: dict[str, Digest] = Field(default_factory=dict)
+    files: dict[str, PinnedDigest] = Field(default_factory=dict)
     """File name to the digest its content must have."""
 
 
@@ -93,9 +94,9 @@ class ModelFile(Message):
 
     name: str
     """Path inside the repository, with ``/`` between parts; never absolute, never upwards."""
-    size_bytes: int
+    size_bytes: int = Field(ge=0, le=MAX_FILE_BYTES)
     """Length, bytes."""
-    digest: str = ""
+    digest: SourceDigest = ""
     """``sha256:…`` where the source publishes one, or ``git-sha1:…`` for a hub's small files."""
 
 

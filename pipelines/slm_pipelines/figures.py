@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from slm_contract.reasons import Reason
-from slm_pipelines.errors import BadInput, Retryable
+from slm_pipelines.errors import BadInput
 from slm_pipelines.store import Blob, Store, StoredManifest, recipe_digest
 
 Figures = dict[str, Any]
@@ -15,15 +15,13 @@ FILE_NAME = "figures.json"
 
 
 def gguf_blob(store: Store, manifest: str) -> Blob:
-    """The one GGUF of a manifest; raises BadInput InvalidGguf when there is not exactly one."""
+    """The one GGUF of a manifest; raises BadInput InvalidGguf unless there is exactly one, Retryable StoreCorrupt."""
     found = [blob for blob in store.manifest(manifest).blobs if blob.name.lower().endswith(".gguf")]
     if len(found) != 1:
         names = ", ".join(blob.name for blob in found) or "none"
         message = f"Exactly one GGUF file is needed, but {manifest} holds {names}: narrow `allowPatterns` to one."
         raise BadInput(Reason.INVALID_GGUF, message)
-    if not store.has(found[0].digest):
-        message = f"The file {found[0].name} ({found[0].digest}) is missing from the store; it has to be made again."
-        raise Retryable(Reason.STORE_CORRUPT, message)
+    store.require_whole(found)
     return found[0]
 
 

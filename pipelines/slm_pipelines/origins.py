@@ -3,15 +3,15 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from slm_contract.reasons import Reason
 from slm_contract.specs import LocalPath, ModelFile, Source
 from slm_pipelines.errors import BadInput
 from slm_pipelines.hub import Hub
+from slm_pipelines.listing import Listing, parse_listing
 from slm_pipelines.store import hash_file
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
@@ -31,15 +31,6 @@ WANTED = (
 """Files that conversion or an engine reads; matched against top-level names."""
 MAX_NAME_LENGTH = 512
 MAX_FRONT_MATTER_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What an origin offers at one revision."""
-
-    revision: str
-    files: tuple[ModelFile, ...]
-    license: str
 
 
 class Origin(Protocol):
@@ -62,36 +53,11 @@ class HubOrigin:
 
     def list_files(self) -> Listing:
         """One request: the model description with sizes and digests."""
-        document = self.hub.info()
-        try:
-            files = tuple(_hub_file(item) for item in document["siblings"])
-            return Listing(str(document["sha"]), files, _hub_license(document))
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{self.hub.endpoint} describes {self.hub.repo} in a form we do not know (missing {error})."
-            raise BadInput(Reason.SOURCE_UNAVAILABLE, message) from error
+        return parse_listing(self.hub.info(), self.hub.endpoint)
 
     def stream(self, revision: str, name: str, begin: int, end: int) -> Iterator[bytes]:
         """A ranged read of the file at that commit."""
         return self.hub.stream(revision, name, begin, end)
-
-
-def _hub_file(item: Any) -> ModelFile:
-    lfs = item.get("lfs")
-    if isinstance(lfs, dict):
-        sha = lfs.get("sha256") or lfs["oid"]
-        return ModelFile(name=item["rfilename"], size_bytes=int(lfs["size"]), digest=f"sha256:{sha}")
-    return ModelFile(name=item["rfilename"], size_bytes=int(item["size"]), digest=f"git-sha1:{item['blobId']}")
-
-
-def _hub_license(document: dict[str, Any]) -> str:
-    card = document.get("cardData")
-    stated = card.get("license") if isinstance(card, dict) else None
-    if isinstance(card, dict) and stated == "other" and card.get("license_name"):
-        stated = card["license_name"]
-    if isinstance(stated, str):
-        return stated
-    tags = document.get("tags") or []
-    return next((str(tag).removeprefix("license:") for tag in tags if str(tag).startswith("license:")), "")
 
 
 class FolderOrigin:

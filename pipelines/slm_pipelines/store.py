@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ CHUNK_BYTES = 8 << 20
 ARTIFACT_PREFIX = "application/vnd.slm."
 TITLE = "org.opencontainers.image.title"
 MAX_MANIFEST_BYTES = 4 << 20
+HEX = re.compile(r"[0-9a-f]{64}")
 FREE_MARGIN_BYTES = 64 << 20
 """Kept free beyond what a write needs, so that logs and the database never meet a full disk."""
 
@@ -73,12 +75,26 @@ class StoredManifest:
 
     @staticmethod
     def decode(data: bytes) -> "StoredManifest":
-        """The inverse of ``encode``; raises ValueError or KeyError on anything else."""
-        document = json.loads(data)
-        kind = document["artifactType"].removeprefix(ARTIFACT_PREFIX).removesuffix(".v1")
-        layers = document["layers"]
-        blobs = tuple(Blob(layer["annotations"][TITLE], layer["digest"], layer["size"]) for layer in layers)
-        return StoredManifest(kind, blobs, document.get("annotations", {}))
+        """The inverse of ``encode``; raises ValueError on anything else."""
+        try:
+            document = json.loads(data)
+            kind = document["artifactType"].removeprefix(ARTIFACT_PREFIX).removesuffix(".v1")
+            blobs = tuple(_decode_layer(layer) for layer in document["layers"])
+            return StoredManifest(kind, blobs, document.get("annotations", {}))
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"no manifest: {error!r}") from error
+
+
+def _decode_layer(layer: Any) -> Blob:
+    blob = Blob(layer["annotations"][TITLE], layer["digest"], layer["size"])
+    if not is_digest(blob.digest):
+        raise ValueError(f"{blob.digest!r} names no blob")
+    return blob
+
+
+def is_digest(text: str) -> bool:
+    """Whether it is ``sha256:`` and 64 lower-case hexadecimal digits, so that it can name a blob."""
+    return text.startswith("sha256:") and HEX.fullmatch(text.removeprefix("sha256:")) is not None
 
 
 @contextlib.contextmanager
@@ -124,12 +140,29 @@ class Store:
             self._write_whole(layout, b'{"imageLayoutVersion":"1.0.0"}')
 
     def blob_path(self, digest: str) -> Path:
-        """Where a blob lies, whether or not it is there."""
-        return self._blobs / digest.removeprefix("sha256:")
+        """Where a blob lies, whether or not it is there; raises ValueError where the digest could leave the store."""
+        name = digest.removeprefix("sha256:")
+        if HEX.fullmatch(name) is None:
+            raise ValueError(f"{digest!r} names no blob")
+        return self._blobs / name
 
     def has(self, digest: str) -> bool:
-        """Whether a blob is there, whole."""
-        return self.blob_path(digest).is_file()
+        """Whether a blob of that name is there; what is no sha256 names none."""
+        return is_digest(digest) and self.blob_path(digest).is_file()
+
+    def holds(self, digest: str, size_bytes: int) -> bool:
+        """Whether a blob is there and as long as it must be: a disk that was full or broken leaves shorter ones."""
+        return self.has(digest) and self.blob_path(digest).stat().st_size == size_bytes
+
+    def require_whole(self, blobs: Iterable[Blob]) -> None:
+        """Raise Retryable StoreCorrupt when one of a manifest's blobs is gone or cut short."""
+        for blob in blobs:
+            if not self.holds(blob.digest, blob.size_bytes):
+                message = (
+                    f"{blob.name} ({blob.digest}) is missing from the store or cut short: delete the object that "
+                    "names it and apply it again, so that it is made anew."
+                )
+                raise Retryable(Reason.STORE_CORRUPT, message)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -164,7 +197,7 @@ class Store:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         target = self.blob_path(digest)
-        if target.exists():
+        if self.holds(digest, size):
             path.unlink()
         else:
             path.chmod(0o444)
@@ -175,7 +208,7 @@ class Store:
     def add_bytes(self, data: bytes, name: str) -> Blob:
         """Store small content."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if not self.has(digest):
+        if not self.has(digest) or self.blob_path(digest).read_bytes() != data:
             self._write_whole(self.blob_path(digest), data)
         return Blob(name, digest, len(data))
 
@@ -186,12 +219,10 @@ class Store:
 
     def manifest(self, digest: str) -> StoredManifest:
         """Read a manifest back; raises Retryable StoreCorrupt when it is gone or damaged."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             data = self.blob_path(digest).read_bytes()
             if f"sha256:{hashlib.sha256(data).hexdigest()}" == digest:
                 return StoredManifest.decode(data)
-        except (OSError, ValueError, KeyError):
-            pass
         message = f"The manifest {digest} is missing from the store or damaged; it has to be made again."
         raise Retryable(Reason.STORE_CORRUPT, message)
 
@@ -205,14 +236,14 @@ class Store:
         self._write_whole(self._recipes / f"{recipe_digest(recipe)}.json", record)
 
     def recall(self, recipe: dict[str, Any]) -> str | None:
-        """The manifest the recipe produced, if it and all its blobs are still there."""
+        """The manifest the recipe produced, if it and all its blobs are still there, whole."""
         path = self._recipes / f"{recipe_digest(recipe)}.json"
         try:
             digest = str(json.loads(path.read_bytes())["manifest"])
-            blobs = self.manifest(digest).blobs
-        except (OSError, ValueError, KeyError, Retryable):
+            self.require_whole(self.manifest(digest).blobs)
+        except (OSError, ValueError, KeyError, TypeError, Retryable):
             return None
-        return digest if all(self.has(blob.digest) for blob in blobs) else None
+        return digest
 
     def blob_files(self) -> list[Path]:
         """Every blob; the file name is the digest's hexadecimal part."""
@@ -239,7 +270,7 @@ class Store:
         for path in self._recipes.iterdir():
             try:
                 recipe = json.loads(path.read_bytes())["recipe"]
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 recipe = {}
             if self.recall(recipe) is None:
                 path.unlink()

@@ -77,14 +77,14 @@ class _Acquisition:
         """The files as blobs in the order of their names, and how many bytes travelled."""
         wanted = {self._identity(file): file for file in files}
         self._total = sum(file.size_bytes for file in wanted.values())
-        digests = {key: file.digest for key, file in wanted.items() if self._store.has(file.digest)}
+        digests = {key: file.digest for key, file in wanted.items() if self._is_stored(file)}
         downloader = Downloader(self._stream, self._report)
         with ExitStack() as stack:
             partials = {}
             for key in sorted(wanted.keys() - digests.keys()):  # One order for everybody, or two runs could deadlock.
                 partial = Partial.open(wanted[key], self._store.partial_folder(key), self._wait)
                 stack.callback(partial.close, remove=False)
-                if self._store.has(partial.file.digest):  # Whoever held the lock before us brought it.
+                if self._is_stored(partial.file):  # Whoever held the lock before us brought it.
                     partial.close(remove=True)
                     digests[key] = partial.file.digest
                 else:
@@ -98,8 +98,12 @@ class _Acquisition:
                 self._store.add_file(partial.data, partial.file.name, expected=verified[key])
                 partial.close(remove=True)
             digests |= verified
-        found = {file.name: Blob(file.name, digests[self._identity(file)], file.size_bytes) for file in files}
-        return [found[name] for name in sorted(found)], downloader.fetched_bytes
+        keys = {file.name: self._identity(file) for file in files}
+        blobs = [Blob(name, digests[key], wanted[key].size_bytes) for name, key in sorted(keys.items())]
+        return blobs, downloader.fetched_bytes
+
+    def _is_stored(self, file: ModelFile) -> bool:
+        return self._store.holds(file.digest, file.size_bytes)
 
     def _identity(self, file: ModelFile) -> str:
         """What a half-fetched file is kept under: its digest, or its place where no digest is published."""

@@ -29,6 +29,7 @@ def run(spec: ConvertSpec, reporter: Reporter) -> ArtifactResult:
     logging.getLogger("gguf").setLevel(logging.ERROR)  # The library narrates each key on standard error.
     store = Store(spec.store)
     blobs = {blob.name: blob for blob in store.manifest(spec.model).blobs}
+    store.require_whole(blobs.values())
     if not any(name.endswith(".safetensors") for name in blobs):
         return _hand_on(store, spec.model, blobs)
     recipe = {"step": "convert", "source": spec.model, "tool": TOOL}

@@ -9,7 +9,8 @@ from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.config import parse_config
 from slm_pipelines.formats.gguf_header import FIRST_READ_BYTES, GgufHeader
 from slm_pipelines.formats.safetensors import Header
-from slm_pipelines.origins import Listing, Origin, open_origin, select_files
+from slm_pipelines.listing import Listing
+from slm_pipelines.origins import Origin, open_origin, select_files
 from slm_pipelines.policy import check_license, check_pin
 from slm_pipelines.progress import Reporter
 
