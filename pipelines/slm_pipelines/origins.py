@@ -1,36 +1,24 @@
 """Where weights come from, behind one face: a hub's repository, or a folder of this machine."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from slm_contract.reasons import Reason
 from slm_contract.specs import LocalPath, ModelFile, Source
 from slm_pipelines.errors import BadInput
+from slm_pipelines.formats.safetensors import INDEX_NAME, MAX_HEADER_BYTES
 from slm_pipelines.hub import Hub
 from slm_pipelines.listing import Listing, parse_listing
+from slm_pipelines.selection import is_wanted
 from slm_pipelines.store import hash_file
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "model.safetensors.index.json",
-    "*.safetensors",
-)
-"""Files that conversion or an engine reads; matched against top-level names."""
-MAX_NAME_LENGTH = 512
 MAX_FRONT_MATTER_BYTES = 1 << 16
+MAX_SMALL_FILE_BYTES = 128 << 20
+"""The largest tokenizer.json seen is below 40 MB."""
 
 
 class Origin(Protocol):
@@ -40,8 +28,12 @@ class Origin(Protocol):
         """Revision, files and licence; raises BadInput or Retryable."""
         ...
 
+    def find_license(self) -> str:
+        """The licence that the source states, or empty: cheap even where listing is not."""
+        ...
+
     def stream(self, revision: str, name: str, begin: int, end: int) -> Iterator[bytes]:
-        """Bytes ``begin`` to ``end`` (exclusive) of a file, in pieces."""
+        """Bytes ``begin`` to ``end`` (exclusive) of a file, in pieces; raises BadInput or Retryable."""
         ...
 
 
@@ -54,6 +46,10 @@ class HubOrigin:
     def list_files(self) -> Listing:
         """One request: the model description with sizes and digests."""
         return parse_listing(self.hub.info(), self.hub.endpoint)
+
+    def find_license(self) -> str:
+        """The same request."""
+        return self.list_files().license
 
     def stream(self, revision: str, name: str, begin: int, end: int) -> Iterator[bytes]:
         """A ranged read of the file at that commit."""
@@ -74,23 +70,31 @@ class FolderOrigin:
         paths = [self._path] if self._single else sorted(path for path in self._path.iterdir() if path.is_file())
         files = tuple(self._describe(path) for path in paths if not path.name.startswith("."))
         identity = hashlib.sha256("".join(f"{file.name}\0{file.digest}\n" for file in files).encode()).hexdigest()
-        return Listing(identity, files, self._license())
+        return Listing(identity, files, self.find_license())
 
     def _describe(self, path: Path) -> ModelFile:
         wanted = path.suffix == ".gguf" or is_wanted(path.name)
         digest = hash_file(path) if wanted else ""
-        return ModelFile(name=path.name, size_bytes=path.stat().st_size, digest=digest)
+        name = os.fsencode(path.name).decode(errors="replace")  # Other encodings than UTF-8 are no reason to fail.
+        return ModelFile(name=name, size_bytes=path.stat().st_size, digest=digest)
 
     def stream(self, revision: str, name: str, begin: int, end: int) -> Iterator[bytes]:  # noqa: ARG002
-        """The file's bytes; a folder has one revision only."""
+        """The file's bytes; a folder has one revision only, so a file that has changed since is refused."""
         path = self._path if self._single else self._path / name
-        with path.open("rb") as file:
-            file.seek(begin)
-            while begin < end and (piece := file.read(min(1 << 20, end - begin))):
-                begin += len(piece)
-                yield piece
+        try:
+            with path.open("rb") as file:
+                file.seek(begin)
+                while begin < end:
+                    piece = file.read(min(1 << 20, end - begin))
+                    if not piece:
+                        raise _changed(path, f"ends at byte {file.tell()} and was longer when it was resolved")
+                    begin += len(piece)
+                    yield piece
+        except FileNotFoundError:
+            raise _changed(path, "was there when it was resolved and is gone") from None
 
-    def _license(self) -> str:
+    def find_license(self) -> str:
+        """What the front matter of README.md says."""
         readme = self._path.parent / "README.md" if self._single else self._path / "README.md"
         if not readme.is_file():
             return ""
@@ -100,6 +104,29 @@ class FolderOrigin:
         return found.group(1) if found else ""
 
 
+def _changed(path: Path, what: str) -> BadInput:
+    return BadInput(Reason.CHECKSUM_MISMATCH, f"{path} {what}: leave the folder alone, and apply the model again.")
+
+
+class SmallFiles:
+    """A model's small files at one revision, each read once and only up to a limit."""
+
+    def __init__(self, origin: Origin, revision: str) -> None:
+        self._origin = origin
+        self._revision = revision
+        self._known: dict[str, bytes] = {}
+
+    def read(self, file: ModelFile) -> bytes:
+        """The file's content; raises BadInput InvalidConfig when no real model has one of that size."""
+        limit = MAX_HEADER_BYTES if file.name == INDEX_NAME else MAX_SMALL_FILE_BYTES
+        if file.size_bytes > limit:
+            message = f"{file.name} has {file.size_bytes} bytes, beyond the limit of {limit}: this is no usual model."
+            raise BadInput(Reason.INVALID_CONFIG, message)
+        if file.name not in self._known:
+            self._known[file.name] = b"".join(self._origin.stream(self._revision, file.name, 0, file.size_bytes))
+        return self._known[file.name]
+
+
 def open_origin(source: Source, allowed: list[str]) -> Origin:
     """The origin that a source names; raises BadInput InvalidSpec unless it names exactly one."""
     if (source.hugging_face is None) == (source.path is None):
@@ -107,61 +134,3 @@ def open_origin(source: Source, allowed: list[str]) -> Origin:
     if source.hugging_face is not None:
         return HubOrigin(Hub(source.hugging_face, allowed))
     return FolderOrigin(source.path or LocalPath(path=""))
-
-
-def is_wanted(name: str) -> bool:
-    """Whether a file is taken when no patterns are given."""
-    return any(fnmatchcase(name, pattern) for pattern in WANTED)
-
-
-def check_names(files: Sequence[ModelFile]) -> None:
-    """Refuse names that could leave a folder or disguise themselves; raises BadInput UnsafeFileName."""
-    for file in files:
-        parts = file.name.split("/")
-        bad = (
-            any(part in {"", ".", ".."} for part in parts)
-            or len(file.name) > MAX_NAME_LENGTH
-            or "\\" in file.name
-            or not file.name.isprintable()
-        )
-        if bad:
-            message = f"The source lists a file named {file.name[:80]!r}, which no safe path can have: do not trust it."
-            raise BadInput(Reason.UNSAFE_FILE_NAME, message)
-
-
-def select_files(files: Sequence[ModelFile], source: Source) -> tuple[ModelFile, ...]:
-    """The files to take; raises BadInput UnsafeFormat, FileNotFound or InvalidSpec."""
-    check_names(files)
-    hub = source.hugging_face
-    allow, ignore = (hub.allow_patterns, hub.ignore_patterns) if hub else ([], [])
-    chosen = [file for file in files if _matches(file.name, allow) and not (ignore and _matches(file.name, ignore))]
-    tensors = [file for file in chosen if file.name.endswith(".safetensors")]
-    ggufs = [file for file in chosen if file.name.endswith(".gguf")]
-    if not tensors and not ggufs:
-        raise _no_weights(files, filtered=bool(allow or ignore))
-    if tensors:
-        return tuple(file for file in chosen if allow or is_wanted(file.name))
-    if len(ggufs) > 1:
-        names = ", ".join(file.name for file in ggufs[:8])
-        message = f"The source holds {len(ggufs)} GGUF files: choose one with allowPatterns, for example {names}."
-        raise BadInput(Reason.INVALID_SPEC, message)
-    return tuple(ggufs)
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _no_weights(files: Sequence[ModelFile], *, filtered: bool) -> BadInput:
-    pickled = [file.name for file in files if file.name.endswith(PICKLED)]
-    if filtered and any(file.name.endswith((".safetensors", ".gguf")) for file in files):
-        message = "allowPatterns and ignorePatterns leave no weights: let them match a .safetensors or .gguf file."
-        return BadInput(Reason.FILE_NOT_FOUND, message)
-    if pickled:
-        message = (
-            f"The source offers only pickled weights ({pickled[0]}), which can run code when they are read: "
-            "use a repository with safetensors or GGUF files."
-        )
-        return BadInput(Reason.UNSAFE_FORMAT, message)
-    message = "The source holds no weights (.safetensors or .gguf): check repository, revision and patterns."
-    return BadInput(Reason.FILE_NOT_FOUND, message)

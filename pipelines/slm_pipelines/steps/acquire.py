@@ -10,21 +10,21 @@ from slm_contract.results import AcquireResult
 from slm_contract.specs import AcquireSpec, ModelFile, Source
 from slm_pipelines.download import POLL_SECONDS, Downloader, Partial
 from slm_pipelines.errors import BadInput
-from slm_pipelines.origins import Origin, check_names, open_origin, select_files
+from slm_pipelines.origins import Origin, SmallFiles, open_origin
 from slm_pipelines.policy import check_digest, check_license, check_pin
 from slm_pipelines.progress import Reporter
+from slm_pipelines.selection import check_formats, check_names, select_files
 from slm_pipelines.store import Blob, Store, StoredManifest
 
 
 def run(spec: AcquireSpec, reporter: Reporter) -> AcquireResult:
     """Fetch what the store lacks.
 
-    Raises BadInput (ChecksumMismatch, PinMismatch, FileNotFound, UnsafeFileName, …) and Retryable
+    Raises BadInput (ChecksumMismatch, PinMismatch, FileNotFound, LicenseNotAllowed, UnsafeFormat, …) and Retryable
     (SourceUnavailable, InsufficientSpace); what was fetched until then is kept for the next try.
     """
     origin = open_origin(_at_revision(spec.source, spec.revision), spec.allow_private_hosts)
-    files = spec.files or _list_again(spec, origin)
-    check_names(files)
+    files = _checked_files(spec, origin) if spec.files else _list_again(spec, origin)
     check_pin(spec.pin, spec.revision, files)
     store, name = Store(spec.store), _name(spec.source)
     listed = sorted([file.name, file.digest] for file in files)
@@ -53,13 +53,22 @@ def _name(source: Source) -> str:
     return source.hugging_face.repo if source.hugging_face else source.path.path if source.path else ""
 
 
+def _checked_files(spec: AcquireSpec, origin: Origin) -> Sequence[ModelFile]:
+    """The files that the spec names, by the rules that a listing is held to: a spec may be run alone."""
+    check_names(spec.files)
+    check_formats(spec.files)
+    if spec.license_allow:
+        check_license(origin.find_license(), spec.license_allow)
+    return spec.files
+
+
 def _list_again(spec: AcquireSpec, origin: Origin) -> Sequence[ModelFile]:
     listing = origin.list_files()
     if listing.revision != spec.revision:
         message = f"The source changed from {spec.revision} to {listing.revision} after it was resolved: apply again."
         raise BadInput(Reason.PIN_MISMATCH, message)
     check_license(listing.license, spec.license_allow)
-    return select_files(listing.files, spec.source)
+    return select_files(listing, spec.source, SmallFiles(origin, listing.revision).read)
 
 
 class _Acquisition:
