@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from slm_contract.reasons import Reason
 from slm_contract.specs import ModelFile
-from slm_pipelines.errors import Retryable
+from slm_pipelines.errors import Broken
 from slm_pipelines.hub import CONNECTIONS
 from slm_pipelines.store import CHUNK_BYTES
 
@@ -170,14 +171,23 @@ class Downloader:
         while begin < end and not self._stop.is_set():
             before = begin
             try:
-                for piece in self._stream(partial.file.name, begin, end):
+                for piece in _whole(self._stream(partial.file.name, begin, end), partial.file.name, end - begin):
                     partial.write(begin, piece)
                     begin += len(piece)
                     with self._lock:
                         self.fetched_bytes += len(piece)
                     if self._stop.is_set():
                         return
-            except Retryable:
+            except Broken:
                 breaks = breaks + 1 if begin == before else 0
                 if breaks >= BREAKS_WITHOUT_PROGRESS:
                     raise
+
+
+def _whole(pieces: Iterator[bytes], name: str, length: int) -> Iterator[bytes]:
+    """The pieces; raises Broken where they end too early, or a short stream would be asked for again for ever."""
+    for piece in pieces:
+        length -= len(piece)
+        yield piece
+    if length:
+        raise Broken(Reason.SOURCE_UNAVAILABLE, f"{length} bytes of a range of {name} are missing.")

@@ -3,6 +3,7 @@
 StepFailure            carries a Reason and a sentence for the user
 ├── BadInput           the model, text or source is at fault: exit code 65, never retried
 └── Retryable          network, disk or another process was at fault: exit code 75
+    └── Broken         a connection broke in the middle: asking for the rest at once may help
 """
 
 from slm_contract.reasons import Reason
@@ -23,3 +24,7 @@ class BadInput(StepFailure):
 
 class Retryable(StepFailure):
     """Trying again may help."""
+
+
+class Broken(Retryable):
+    """What came until now is good. No other Retryable may be answered by asking again at once."""

@@ -3,6 +3,8 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from time import sleep
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -13,7 +15,8 @@ from huggingface_hub import get_token
 from slm_contract.reasons import Reason
 from slm_contract.specs import HuggingFace
 from slm_pipelines.egress import build_client
-from slm_pipelines.errors import BadInput, Retryable
+from slm_pipelines.errors import BadInput, Broken, Retryable
+from slm_pipelines.listing import SHOWN_LETTERS
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 6
@@ -23,7 +26,8 @@ MAX_WAIT_SECONDS = 60.0
 MAX_REDIRECTS = 5
 CONNECTIONS = 8
 """Parallel connections: enough to fill a gigabit line from one far host, few enough to be a polite client."""
-RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+RETRY_STATUS = frozenset({408, 425, 429})
+"""Asked to come again later; so does every status from 500 on, whatever a content network calls it."""
 USER_AGENT = "slm-operator/0.1"
 READ_BYTES = 1 << 18
 MAX_LISTING_BYTES = 32 << 20
@@ -39,7 +43,7 @@ class Hub:
         self.revision = source.revision
         self._token = (get_token() or "") if source.send_token else ""
         self._client = build_client(allowed, CONNECTIONS)
-        if urlsplit(self.endpoint).scheme not in {"http", "https"}:
+        if not _is_address(self.endpoint):
             message = (
                 f"The hub's address {self.endpoint!r} is no http or https address: correct endpoint or HF_ENDPOINT."
             )
@@ -55,14 +59,14 @@ class Hub:
                 data += piece
                 if len(data) > MAX_LISTING_BYTES:
                     message = f"{self.endpoint} describes {self.repo} in more than {MAX_LISTING_BYTES >> 20} MiB."
-                    raise BadInput(Reason.SOURCE_UNAVAILABLE, message)
+                    raise BadInput(Reason.INVALID_LISTING, message)
+        message = f"{self.endpoint} answers something that is no model description: is it a hub's address?"
         try:
             document = httpx.Response(200, content=data).json()
-        except ValueError:
-            document = None
+        except (ValueError, RecursionError):  # Something between us and the hub may have answered in its place.
+            raise Retryable(Reason.SOURCE_UNAVAILABLE, message) from None
         if not isinstance(document, dict):
-            message = f"{self.endpoint} answered something that is no model description: is it a hub's address?"
-            raise BadInput(Reason.SOURCE_UNAVAILABLE, message)
+            raise BadInput(Reason.INVALID_LISTING, message)
         return document
 
     def file_url(self, commit: str, name: str) -> str:
@@ -74,7 +78,7 @@ class Hub:
         return b"".join(self.stream(commit, name, begin, end))
 
     def stream(self, commit: str, name: str, begin: int, end: int) -> Iterator[bytes]:
-        """The same, piece by piece; raises Retryable when the connection breaks."""
+        """The same, piece by piece; raises Broken when the connection breaks, else Retryable or BadInput."""
         if begin == end:
             return
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
@@ -92,7 +96,7 @@ class Hub:
                         break
             if left > 0:
                 message = f"The connection broke {left} bytes before the end of a range of {name}."
-                raise Retryable(Reason.SOURCE_UNAVAILABLE, message)
+                raise Broken(Reason.SOURCE_UNAVAILABLE, message)
 
     def _open(self, url: str, headers: Mapping[str, str]) -> "contextlib.AbstractContextManager[httpx.Response]":
         return contextlib.closing(self._request(url, headers))
@@ -106,12 +110,12 @@ class Hub:
             except httpx.HTTPError as error:
                 problem = Retryable(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} cannot be reached: {error}.")
             else:
-                if response.status_code not in RETRY_STATUS:
+                fault = _passing_fault(response, url)
+                if not fault:
                     return self._checked(response, url)
                 wait = _retry_after(response, wait)
                 response.close()
-                message = f"{self.endpoint} answers {response.status_code} ({response.reason_phrase}) again and again."
-                problem = Retryable(Reason.SOURCE_UNAVAILABLE, message)
+                problem = Retryable(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} answers {fault} again and again.")
             if attempt + 1 == ATTEMPTS or wait > MAX_WAIT_SECONDS:
                 break
             sleep(wait)
@@ -129,7 +133,7 @@ class Hub:
             if not response.has_redirect_location:
                 return response
             response.close()
-            url = urljoin(url, response.headers["location"])
+            url = _redirected(url, response.headers["location"])
         raise BadInput(Reason.SOURCE_UNAVAILABLE, f"{self.endpoint} redirects more than {MAX_REDIRECTS} times.")
 
     def _checked(self, response: httpx.Response, url: str) -> httpx.Response:
@@ -149,6 +153,9 @@ class Hub:
             raise BadInput(Reason.REVISION_NOT_FOUND, message)
         if code == "EntryNotFound":
             raise BadInput(Reason.FILE_NOT_FOUND, f"{self.repo} has no file {name} at this commit.")
+        if not code and response.url.netloc != httpx.URL(self.endpoint).netloc:  # Links to other hosts go stale.
+            message = f"{response.url.host} answers {response.status_code} for {name}, where {self.endpoint} sent us."
+            raise Retryable(Reason.SOURCE_UNAVAILABLE, message)
         if code == "RepoNotFound" or response.status_code in {401, 403, 404}:
             hint = "its token may not read it" if self._token else "it may be private and need a token (HF_TOKEN)"
             message = f"{self.endpoint} has no repository {self.repo}, or {hint}: check source.repo."
@@ -162,11 +169,45 @@ def _translated(endpoint: str) -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         message = f"The connection to {endpoint} broke: {error}."
-        raise Retryable(Reason.SOURCE_UNAVAILABLE, message) from error
+        raise Broken(Reason.SOURCE_UNAVAILABLE, message) from error
+
+
+def _is_address(url: str) -> bool:
+    """Whether it can be asked at all: the parsers of urllib and httpx reject different things."""
+    try:
+        httpx.URL(url)
+        return urlsplit(url).scheme in {"http", "https"}
+    except (ValueError, httpx.InvalidURL):
+        return False
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads; raises Retryable where that is no address."""
+    with contextlib.suppress(ValueError):
+        target = urljoin(url, location)
+        if _is_address(target):
+            return target
+    message = f"{urlsplit(url).netloc} redirects to {location[:SHOWN_LETTERS]!r}, which is no address."
+    raise Retryable(Reason.SOURCE_UNAVAILABLE, message)
+
+
+def _passing_fault(response: httpx.Response, url: str) -> str:
+    """What is wrong with an answer that may be right the next time, or empty; ``url`` is what was asked first."""
+    status = response.status_code
+    if status in RETRY_STATUS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return f"{status} ({response.reason_phrase})"
+    is_page = response.headers.get("content-type", "").lower().startswith("text/html")
+    if is_page and response.is_success and not urlsplit(url).path.lower().endswith((".html", ".htm")):
+        return "with a web page, as proxies and login pages do,"
+    return ""
 
 
 def _retry_after(response: httpx.Response, fallback: float) -> float:
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return fallback
+    """Seconds to wait, which the header gives as a number or as a date (RFC 9110, 10.2.3)."""
+    given = response.headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(given))
+    with contextlib.suppress(ValueError, OverflowError):
+        at = parsedate_to_datetime(given)
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return fallback
