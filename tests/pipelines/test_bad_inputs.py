@@ -124,6 +124,44 @@ def lying_list(name: str) -> Arrange:
     return arrange
 
 
+def lying_file(**changes: Any) -> Arrange:
+    """The hub says other things about the weights."""
+
+    def arrange(lab: Lab) -> None:
+        files = [{"rfilename": f.name, "size": f.size, "blobId": f.blob_id} for f in lab.hub.files("lab/tiny")]
+        lab.hub.siblings["lab/tiny"] = [{**f, **changes} if f["rfilename"] == WEIGHTS else f for f in files]
+        lab.model()
+
+    return arrange
+
+
+def outside_the_store(lab: Lab) -> None:
+    """The digest of a template is the path of another file on this machine."""
+    secret = lab.folder / "secret"
+    secret.write_bytes(b"S" * 30)
+    lying_file(lfs={"sha256": str(secret), "size": 30})(lab)
+
+
+def no_files_but_names(lab: Lab) -> None:
+    lab.hub.siblings["lab/tiny"] = ["config.json"]  # type: ignore[list-item]
+    lab.model()
+
+
+def one_part(lab: Lab) -> None:
+    for path in lab.repo.iterdir():
+        path.unlink()
+    write_gguf(lab.repo / "model-00001-of-00003.gguf", parts=3)
+    lab.model()
+
+
+def with_pickle(name: str, **hub: Any) -> Arrange:
+    def arrange(lab: Lab) -> None:
+        (lab.repo / name).write_bytes(b"\x80\x04pickle")
+        lab.hub_model(**hub)
+
+    return arrange
+
+
 def faulty(*faults: Fault) -> Arrange:
     def arrange(lab: Lab) -> None:
         lab.hub.faults = list(faults)
@@ -251,7 +289,12 @@ def port_taken(lab: Lab) -> None:
     lab.world.report_address({"conditions": [taken]})
 
 
-INVALID = Reason.INVALID_SAFETENSORS
+def listing(body: bytes) -> Fault:
+    return Fault("revision/main", 9, 200, body=body)
+
+
+INVALID, LISTING = Reason.INVALID_SAFETENSORS, Reason.INVALID_LISTING
+PAGE = {"Content-Type": "text/html; charset=utf-8"}
 CASES: dict[str, Case] = {
     # Safetensors that lie
     "weights of no bytes": Case(cut_weights(0), INVALID, "has 0 bytes, too few for a header"),
@@ -269,6 +312,16 @@ CASES: dict[str, Case] = {
     "only pickled weights": Case(
         lambda lab: renamed(lab, "pytorch_model.bin"), Reason.UNSAFE_FORMAT, "only pickled weights (pytorch_model.bin)"
     ),
+    "pickled weights that a pattern takes": Case(
+        with_pickle("pytorch_model.BIN", allowPatterns=["*"]),
+        Reason.UNSAFE_FORMAT,
+        "takes pytorch_model.BIN, which is pickled",
+    ),
+    "ignored config": Case(
+        lambda lab: lab.hub_model(ignorePatterns=["*.json"]),
+        Reason.FILE_NOT_FOUND,
+        "ignorePatterns leave out config.json",
+    ),
     "no weights at all": Case(without(WEIGHTS), Reason.FILE_NOT_FOUND, "holds no weights"),
     "gated without a token": Case(gated, Reason.GATED_REPOSITORY, "lab/tiny is gated: accept its licence at"),
     "private without a token": Case(private, Reason.REPOSITORY_NOT_FOUND, "it may be private and need a token"),
@@ -284,6 +337,11 @@ CASES: dict[str, Case] = {
     "missing pinned file": Case(
         lambda lab: lab.model(pin={"files": {"extra.bin": OTHER_DIGEST}}), Reason.FILE_NOT_FOUND, "names extra.bin"
     ),
+    "pinned file that is not taken": Case(
+        lambda lab: lab.model(pin={"files": {"README.md": OTHER_DIGEST}}),
+        Reason.FILE_NOT_FOUND,
+        "names README.md, which is not taken",
+    ),
     "folder that is not there": Case(
         lambda lab: lab.model(source={"path": "/no/such/folder"}),
         Reason.FILE_NOT_FOUND,
@@ -297,7 +355,23 @@ CASES: dict[str, Case] = {
     "hub that fails for good": Case(
         faulty(Fault("revision/main", 99, 503)), Reason.SOURCE_UNAVAILABLE, "answers 503 (Service Unavailable) again"
     ),
+    "hub that names no commit": Case(faulty(listing(b'{"siblings": []}')), LISTING, "it names no commit in `sha`"),
+    "hub that lists no files": Case(faulty(listing(b'{"sha": "a"}')), LISTING, "it has no list of files"),
+    "hub whose files are names": Case(no_files_but_names, LISTING, "'config.json' in `siblings` is no file"),
+    "file of an exbibyte": Case(lying_file(size=1 << 60), LISTING, "size_bytes '1152921504606846976' of 'model"),
+    "file of negative size": Case(lying_file(size=-1), LISTING, "size_bytes '-1' of 'model.safetensors' cannot"),
+    "redirect to no address": Case(
+        faulty(Fault("config.json", 9, location="http://[bad/x")),
+        Reason.SOURCE_UNAVAILABLE,
+        "redirects to 'http://[bad/x', which is no address",
+    ),
+    "web page in place of the list": Case(
+        faulty(Fault("revision/main", 99, 200, PAGE, body=b"<html>Log in</html>")),
+        Reason.SOURCE_UNAVAILABLE,
+        "answers with a web page, as proxies and login pages do, again and again",
+    ),
     # Trust
+    "digest that is a path": Case(outside_the_store, LISTING, "the digest 'sha256:/"),
     "wrong sha256 at the hub": Case(
         faulty(Fault("cdn:/lab/tiny/" + WEIGHTS, 1), Fault("cdn:/lab/tiny/" + WEIGHTS, 9, flip=True)),
         Reason.CHECKSUM_MISMATCH,
@@ -352,6 +426,7 @@ CASES: dict[str, Case] = {
     ),
     "GGUF cut short": Case(gguf_repository(lambda data: data[:-1000]), Reason.INVALID_GGUF, "but the file has 2895384"),
     "GGUF of other bytes": Case(gguf_repository(lambda data: b"GGML" + data[4:]), Reason.INVALID_GGUF, "model.gguf"),
+    "part of a split GGUF": Case(one_part, Reason.INVALID_GGUF, "-00001-of-00003.gguf is one of 3 parts of a split"),
     "several GGUF files": Case(
         gguf_repository(bytes, "a.gguf", "b.gguf"), Reason.INVALID_SPEC, "holds 2 GGUF files: choose one"
     ),

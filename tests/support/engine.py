@@ -53,8 +53,11 @@ def weights(vocab: int, hidden: int) -> dict[str, tuple[int, int]]:
     return matrices
 
 
-def write_model(path: Path, hidden: int = 256, seed: int = 0) -> Path:
-    """Write an F16 llama GGUF whose predictions are peaked enough for quantization to show."""
+def write_model(path: Path, hidden: int = 256, seed: int = 0, parts: int = 1) -> Path:
+    """Write an F16 llama GGUF whose predictions are peaked enough for quantization to show.
+
+    With ``parts`` it says that it is the first of so many.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     vocab = add_tokenizer(writer)
@@ -69,6 +72,9 @@ def write_model(path: Path, hidden: int = 256, seed: int = 0) -> Path:
     writer.add_rope_dimension_count(hidden // HEADS)
     writer.add_vocab_size(vocab)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    if parts > 1:
+        writer.add_uint16("split.no", 0)
+        writer.add_uint16("split.count", parts)
     for name, shape in weights(vocab, hidden).items():
         writer.add_tensor(f"{name}.weight", random.normal(0, 0.08, shape).astype(np.float16))
     norms = ["output_norm", *(f"blk.{layer}.{kind}_norm" for layer in range(LAYERS) for kind in ("attn", "ffn"))]

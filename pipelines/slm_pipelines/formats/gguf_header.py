@@ -45,7 +45,7 @@ class GgufHeader:
     def context_length(self) -> int:
         """Tokens, or 0."""
         value = self.metadata.get(f"{self.architecture}.context_length")
-        return value if isinstance(value, int) else 0
+        return value if type(value) is int else 0
 
 
 class _Incomplete(Exception):
@@ -95,13 +95,25 @@ def parse_gguf(file_name: str, first_bytes: bytes, file_size: int) -> GgufHeader
     Raises BadInput InvalidGguf.
     """
     try:
-        return _parse(_Reader(first_bytes), file_size)
+        header = _parse(_Reader(first_bytes), file_size)
     except _Incomplete:
         if len(first_bytes) >= min(file_size, MAX_HEADER_BYTES):
             raise _invalid(file_name, "it ends inside its header") from None
         return None
     except ValueError as error:
         raise _invalid(file_name, str(error)) from None
+    _refuse_part(file_name, header.metadata.get("split.count", 1))
+    return header
+
+
+def _refuse_part(file_name: str, count: Any) -> None:
+    """A part of a split file has a header of its own, and would pass for a smaller model."""
+    if type(count) is not int or count > 1:
+        message = (
+            f"{file_name} is one of {count} parts of a split GGUF file: use a repository that offers it whole, or "
+            "join the parts with `llama-gguf-split --merge` and name the folder in source.path."
+        )
+        raise BadInput(Reason.INVALID_GGUF, message)
 
 
 def read_gguf(path: Path, file_name: str) -> GgufHeader:
@@ -142,6 +154,8 @@ def _tensor(reader: _Reader) -> tuple[str, int, int | None, int]:
     shape = [reader.number("<Q") for _ in range(dimensions)]
     kind, offset = reader.number("<I"), reader.number("<Q")
     elements = prod(shape)
+    if elements >= 1 << 63:
+        raise ValueError(f"tensor {name} claims {elements} elements")
     if kind not in BLOCKS:
         return name, elements, None, offset
     block, block_bytes = BLOCKS[kind]
