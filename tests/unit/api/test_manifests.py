@@ -1,12 +1,14 @@
 """Which manifests are accepted, and what is said about those that are not."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from slm_operator.api.inferenceservice import FORBIDDEN_ARGS, InferenceService
 from slm_operator.api.quantjob import QuantJob
-from slm_operator.api.registry import INFOS, parse_resource, resolve_kind
+from slm_operator.api.registry import INFOS, KINDS, parse_resource, resolve_kind
+from slm_operator.api.sentences import PATTERNS
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.errors import InvalidManifest
 
@@ -57,78 +59,104 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("SLMModel", {}, "spec.source is required"),
     ("SLMModel", {"source": {}}, "spec.source must name exactly one"),
     ("SLMModel", {"source": {**HUB, "path": "/m"}}, "spec.source must name exactly one of huggingFace and path"),
-    ("SLMModel", {"source": {"path": "models"}}, "spec.source.path: String should match pattern '^/'"),
-    ("SLMModel", {"source": {"path": ""}}, "spec.source.path: String should have at least 1 character"),
-    ("SLMModel", hub(repo="name"), "spec.source.huggingFace.repo: String should match pattern"),
-    ("SLMModel", hub(repo="../name"), "spec.source.huggingFace.repo: String should match pattern"),
-    ("SLMModel", hub(repo="o/n/x"), "spec.source.huggingFace.repo: String should match pattern"),
-    ("SLMModel", hub(revision=""), "spec.source.huggingFace.revision: String should have at least 1 character"),
-    ("SLMModel", hub(endpoint="ftp://hub"), "spec.source.huggingFace.endpoint: String should match pattern"),
-    ("SLMModel", hub(allowPatterns="*"), "spec.source.huggingFace.allowPatterns: Input should be a valid list"),
-    ("SLMModel", hub(allowPatterns=["*"] * 65), "allowPatterns: List should have at most 64 items"),
-    ("SLMModel", hub(allowPatterns=[""]), "allowPatterns.0: String should have at least 1 character"),
+    (
+        "SLMModel",
+        {"source": {"path": "models"}},
+        "spec.source.path must be an absolute path: one that begins with /, not 'models'",
+    ),
+    ("SLMModel", {"source": {"path": ""}}, "spec.source.path must not be empty"),
+    ("SLMModel", hub(repo="name"), "spec.source.huggingFace.repo must be written as owner/name, not 'name'"),
+    ("SLMModel", hub(repo="../name"), "huggingFace.repo must be written as owner/name, not '../name'"),
+    ("SLMModel", hub(repo="o/n/x"), "huggingFace.repo must be written as owner/name, not 'o/n/x'"),
+    ("SLMModel", hub(revision=""), "spec.source.huggingFace.revision must not be empty"),
+    (
+        "SLMModel",
+        hub(endpoint="ftp://hub"),
+        "huggingFace.endpoint must begin with http:// or https://, not 'ftp://hub'",
+    ),
+    ("SLMModel", hub(allowPatterns="*"), "spec.source.huggingFace.allowPatterns must be a list, not '*'"),
+    ("SLMModel", hub(allowPatterns=["*"] * 65), "allowPatterns must have at most 64 entries, not 65"),
+    ("SLMModel", hub(allowPatterns=[""]), "allowPatterns.0 must not be empty"),
     ("SLMModel", hub(tokenSecretRef={"key": "token"}), "tokenSecretRef.name is required"),
     ("SLMModel", hub(token="hf_x"), "spec.source.huggingFace.token is no known field"),
     ("SLMModel", {"source": HUB, "licence": {}}, "spec.licence is no known field: did you mean license?"),
-    ("SLMModel", {"source": HUB, "pin": {"files": {"a": "sha1:0"}}}, "spec.pin.files.a: String should match pattern"),
+    ("SLMModel", {"source": HUB, "pin": {"files": {"a": "sha1:0"}}}, "spec.pin.files.a must be sha256: and 64 hexa"),
     ("QuantJob", {"variants": ["Q4_0"]}, "spec.modelRef is required"),
     ("QuantJob", REF, "spec must name at least one variant or a goal"),
     ("QuantJob", {**REF, "variants": ["Q4_0", "Q4_0"]}, "spec.variants must not name a type twice"),
-    ("QuantJob", {**REF, "variants": [""]}, "spec.variants.0: String should have at least 1 character"),
-    ("QuantJob", {**REF, "variants": ["Q"] * 33}, "spec.variants: List should have at most 32 items"),
-    ("QuantJob", {**JOB, "toolchain": "mlx"}, "spec.toolchain: Input should be 'llama.cpp'"),
+    ("QuantJob", {**REF, "variants": [""]}, "spec.variants.0 must not be empty"),
+    ("QuantJob", {**REF, "variants": ["Q"] * 33}, "spec.variants must have at most 32 entries, not 33"),
+    ("QuantJob", {**JOB, "toolchain": "mlx"}, "spec.toolchain must be llama.cpp, not 'mlx'"),
     (
         "QuantJob",
         {**JOB, "gate": {"maxKLDivergence": -1}},
-        "spec.gate.maxKLDivergence: Input should be greater than or",
+        "spec.gate.maxKLDivergence must be 0 or more, not -1",
     ),
     (
         "QuantJob",
         {**JOB, "gate": {"minTopOneAgreement": 95}},
-        "spec.gate.minTopOneAgreement: Input should be less than",
+        "spec.gate.minTopOneAgreement must be 1 or less, not 95",
     ),
-    ("QuantJob", {**JOB, "goal": {"prefer": "best"}}, "spec.goal.prefer: Input should be 'smallest', 'fastest' or"),
-    ("QuantJob", {**JOB, "goal": {"maxMemory": "2 GB"}}, "spec.goal.maxMemory: String should match pattern"),
-    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": "-1"}}}, "spec.resources.limits.cpu: String should match"),
+    (
+        "QuantJob",
+        {**JOB, "goal": {"prefer": "best"}},
+        "spec.goal.prefer must be smallest, fastest or closest, not 'best'",
+    ),
+    (
+        "QuantJob",
+        {**JOB, "goal": {"maxMemory": "2 GB"}},
+        "spec.goal.maxMemory must be a quantity such as 500m, 2, 1.5Gi",
+    ),
+    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": "-1"}}}, "spec.resources.limits.cpu must be a quantity"),
     (
         "QuantJob",
         {**JOB, "resources": {"limits": {"cpu": 0.5}}},
-        "spec.resources.limits.cpu: Input should be a valid str",
+        "spec.resources.limits.cpu must be text, not 0.5: put it in quotes, '0.5'",
     ),
-    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": True}}}, "spec.resources.limits.cpu: Input should be a valid"),
+    ("QuantJob", {**JOB, "resources": {"limits": {"cpu": True}}}, "spec.resources.limits.cpu must be text, not true"),
     (
         "QuantJob",
         {**JOB, "evaluation": {"chunks": 1}},
-        "spec.evaluation.chunks: Input should be greater than or equal to 2",
+        "spec.evaluation.chunks must be 2 or more, not 1",
     ),
     (
         "QuantJob",
         {**JOB, "benchmark": {"enabled": False}, "goal": {"prefer": "fastest"}},
         "spec.goal asks for speed, which is not measured while spec.benchmark.enabled is false",
     ),
-    ("QuantJob", {**JOB, "benchmark": {"repetitions": 0}}, "spec.benchmark.repetitions: Input should be greater than"),
-    ("QuantJob", {**JOB, "backoffLimit": 21}, "spec.backoffLimit: Input should be less than or equal to 20"),
-    ("QuantJob", {**JOB, "suspend": "yes"}, "spec.suspend: Input should be a valid boolean"),
+    ("QuantJob", {**JOB, "benchmark": {"repetitions": 0}}, "spec.benchmark.repetitions must be 1 or more, not 0"),
+    ("QuantJob", {**JOB, "backoffLimit": 21}, "spec.backoffLimit must be 20 or less, not 21"),
+    ("QuantJob", {**JOB, "suspend": "yes"}, "spec.suspend must be true or false, not 'yes'"),
     ("InferenceService", {}, "spec must name exactly one of modelRef and quantJobRef"),
     (
         "InferenceService",
         {**REF, "quantJobRef": {"name": "j"}},
         "spec must name exactly one of modelRef and quantJobRef",
     ),
-    ("InferenceService", {"modelRef": {"name": ""}}, "spec.modelRef.name: String should have at least 1 character"),
+    ("InferenceService", {"modelRef": {"name": ""}}, "spec.modelRef.name must not be empty"),
     ("InferenceService", {"quantJobRef": {"variant": "Q4_0"}}, "spec.quantJobRef.name is required"),
-    ("InferenceService", {**REF, "runtime": "vllm"}, "spec.runtime: Input should be 'auto' or 'llama.cpp'"),
-    ("InferenceService", {**REF, "replicas": -1}, "spec.replicas: Input should be greater than or equal to 0"),
-    ("InferenceService", {**REF, "replicas": "2"}, "spec.replicas: Input should be a valid integer"),
-    ("InferenceService", {**REF, "replicas": 1.5}, "spec.replicas: Input should be a valid integer"),
-    ("InferenceService", {**REF, "contextSize": 63}, "spec.contextSize: Input should be greater than or equal to 64"),
-    ("InferenceService", {**REF, "parallel": 0}, "spec.parallel: Input should be greater than or equal to 1"),
-    ("InferenceService", {**REF, "port": 65536}, "spec.port: Input should be less than or equal to 65535"),
+    ("InferenceService", {**REF, "runtime": "vllm"}, "spec.runtime must be auto or llama.cpp, not 'vllm'"),
+    ("InferenceService", {**REF, "replicas": -1}, "spec.replicas must be 0 or more, not -1"),
+    ("InferenceService", {**REF, "replicas": "2"}, "spec.replicas must be a whole number, not '2'"),
+    ("InferenceService", {**REF, "replicas": 1.5}, "spec.replicas must be a whole number, not 1.5"),
+    ("InferenceService", {**REF, "contextSize": 63}, "spec.contextSize must be 64 or more, not 63"),
+    ("InferenceService", {**REF, "parallel": 0}, "spec.parallel must be 1 or more, not 0"),
+    ("InferenceService", {**REF, "port": 65536}, "spec.port must be 65535 or less, not 65536"),
     ("InferenceService", {**REF, "extraArgs": ["--host", "0.0.0.0"]}, "spec.extraArgs must not hold --host"),
+    (
+        "InferenceService",
+        {**REF, "variant": "Q4_0"},
+        "spec.variant is no known field: did you mean spec.quantJobRef.variant?",
+    ),
+    ("InferenceService", {**REF, "status": {}}, "spec.status is no known field"),
     ("InferenceService", {"model_ref": {"name": "m"}}, "spec.model_ref is no known field: did you mean modelRef?"),
     ("InferenceService", {**REF, "extraArgs": ["--gpt-oss-20b-default"]}, "must not hold --gpt-oss-20b-default"),
     ("InferenceService", {**REF, "extraArgs": ["--path=/etc"]}, "spec.extraArgs must not hold --path=/etc"),
-    ("InferenceService", {**REF, "extraArgs": ["a" * 4097]}, "spec.extraArgs.0: String should have at most 4096"),
+    (
+        "InferenceService",
+        {**REF, "extraArgs": ["a" * 4097]},
+        "spec.extraArgs.0 must have at most 4096 characters, not 4097",
+    ),
 ]
 
 
@@ -151,17 +179,26 @@ def test_a_refused_manifest_names_the_field_and_the_rule(kind: str, spec: Spec, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "Model"}, "kind must be one of SLMModel, QuantJob, InferenceService, not 'Model'"),
+        (
+            {"kind": "Model"},
+            "kind must be one of SLMModel, QuantJob, InferenceService, not 'Model': did you mean SLMModel?",
+        ),
         ({"kind": ["SLMModel"]}, "kind must be one of"),
         ({"kind": None}, "kind must be one of"),
-        ({"apiVersion": "slm.dev/v1"}, "apiVersion: Input should be 'slm.dev/v1alpha1'"),
+        ({"apiVersion": "slm.dev/v1"}, "apiVersion must be slm.dev/v1alpha1, not 'slm.dev/v1'"),
         ({"metadata": {}}, "metadata.name is required"),
-        ({"metadata": {"name": "Upper"}}, "metadata.name: String should match pattern"),
-        ({"metadata": {"name": "a" * 53}}, "metadata.name: String should have at most 52 characters"),
-        ({"metadata": {"name": "a-"}}, "metadata.name: String should match pattern"),
-        ({"metadata": {"name": "a", "namespace": "../../x"}}, "metadata.namespace: String should match pattern"),
-        ({"metadata": {"name": "a", "namespace": "n" * 64}}, "metadata.namespace: String should have at most 63"),
-        ({"spec": None}, "spec: Input should be"),
+        ({"metadata": {"name": "Upper"}}, "metadata.name must consist of lower-case letters, digits, - and .,"),
+        ({"metadata": {"name": "a" * 53}}, "metadata.name must have at most 52 characters, not 53"),
+        ({"metadata": {"name": "a-"}}, "with a letter or digit at both ends, not 'a-'"),
+        (
+            {"metadata": {"name": "a", "namespace": "../../x"}},
+            "metadata.namespace must consist of lower-case letters, digits and -",
+        ),
+        (
+            {"metadata": {"name": "a", "namespace": "n" * 64}},
+            "metadata.namespace must have at most 63 characters, not 64",
+        ),
+        ({"spec": None}, "spec must be a mapping, not nothing"),
         ({"extra": 1}, "extra is no known field"),
     ],
 )
@@ -169,6 +206,22 @@ def test_what_stands_around_the_spec_is_checked_too(changes: dict[str, Any], mes
     with pytest.raises(InvalidManifest) as refused:
         parse_resource({**manifest("SLMModel", {"source": HUB}), **changes})
     assert message in str(refused.value)
+
+
+def find_patterns(schema: Any) -> Iterator[str]:
+    """Every pattern that a field of a resource has."""
+    values = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    for value in values:
+        yield from find_patterns(value)
+    if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
+        yield schema["pattern"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pattern_is_explained_in_words(kind: str) -> None:
+    patterns = set(find_patterns(KINDS[kind].model_json_schema()))
+    assert patterns
+    assert patterns <= PATTERNS.keys()
 
 
 def test_metadata_that_others_write_passes_through() -> None:
