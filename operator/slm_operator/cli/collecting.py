@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from slm_contract.results import CollectResult, Outcome
 from slm_contract.specs import CollectSpec
+from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, CommandFailed
 from slm_operator.cli.session import local_paths, open_cluster
 from slm_operator.cli.terminal import terminal
@@ -40,7 +41,7 @@ def _has_ended(job: Manifest) -> bool:
     return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer._completion_shared import get_completion_script
 
+from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.terminal import terminal
 
@@ -20,7 +21,7 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish")]) -> None:
     """Print the script that completes commands, kinds and names in a shell.
 

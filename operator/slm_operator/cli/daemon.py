@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from slm_operator.api.registry import INFOS
+from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, NOT_RUNNING
 from slm_operator.cli.forms import Form, FormOption, render_form
 from slm_operator.cli.human import count_processes
@@ -23,7 +24,7 @@ from slm_operator.local.paths import LocalPaths
 app = typer.Typer()
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def up(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay in this terminal; Ctrl-C ends it.")] = False,
     _quiet: Quiet = False,
@@ -48,7 +49,7 @@ def up(
         terminal.say(f"the daemon is running (process {pid}); its log: {paths.daemon_log}")
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def down(
     keep_running: Annotated[bool, typer.Option("--keep-running", help="Leave engines and jobs running.")] = False,
     _quiet: Quiet = False,
@@ -73,7 +74,7 @@ def down(
     terminal.say(f"the daemon {'has stopped' if stopped else 'was not running'}{fate}")
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def status(output: FormOption = Form.TABLE) -> None:
     """Say whether the daemon runs and how the objects are.
 
@@ -121,7 +122,7 @@ async def _count() -> list[dict[str, Any]]:
     return rows
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def version() -> None:
     """Print the version.
 

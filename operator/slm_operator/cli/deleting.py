@@ -8,6 +8,7 @@ import typer
 
 from slm_operator.adapters.process_table import ProcessRecord
 from slm_operator.adapters.sqlite import SqliteCluster, key_of
+from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
 from slm_operator.cli.human import count_processes
@@ -81,7 +82,7 @@ def hint_left(paths: LocalPaths, uids: Collection[str]) -> None:
         terminal.hint(f"{_name(left)} not ended, as the daemon is not running: slm up, or slm down")
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def delete(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="KIND [NAME...]", show_default=False, autocompletion=complete_objects)
@@ -94,7 +95,7 @@ def delete(
     namespace: Namespace = "",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
-    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait, seconds.")] = 60.0,
     _quiet: Quiet = False,
 ) -> None:
     """Delete objects and what they own.

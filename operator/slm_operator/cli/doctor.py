@@ -14,6 +14,7 @@ from typing import Literal
 import psutil
 import typer
 
+from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, FAILURE
 from slm_operator.cli.session import load_settings
 from slm_operator.cli.terminal import terminal
@@ -206,7 +207,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
 )
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def doctor() -> None:
     """Check this machine and say what to mend.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from slm_operator.adapters.sqlite import key_of
+from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.forms import Form, FormOption, render_items, render_yaml
@@ -60,7 +61,7 @@ def render_events(events: Sequence[EventRow], now: datetime) -> str:
     return render_rows(rows)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def describe(
     words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]", autocompletion=complete_objects)],
     selector: Selector = "",
@@ -88,7 +89,7 @@ def describe(
         terminal.hint(f"no {selection}")
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def events(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[KIND NAME]", show_default=False, autocompletion=complete_objects)

@@ -1,10 +1,14 @@
 """A command group that imports a command's module only when that command runs: ``slm --help`` stays instant."""
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from slm_operator.cli.command import name_no_flag_value, tidy_help
+from slm_operator.cli.exits import USAGE, CommandFailed
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("serving", "Fetch, quantize and serve a model, then chat with it."),
@@ -30,19 +34,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command to the module of its code and its summary, which is the first line of its help."""
 
 
-EXAMPLES = "Examples:\n"
-VERBATIM = "\b\n"
-"""Tells the help formatter to keep the lines of the paragraph that follows."""
-
-
-def keep_lines(command: Any) -> Any:
-    """The command, with its examples printed line by line rather than as one paragraph."""
-    text = command.help or ""
-    if VERBATIM not in text:
-        command.help = text.replace(EXAMPLES, VERBATIM + EXAMPLES)
-    return command
-
-
 class LazyGroup(TyperGroup):
     """Knows names and summaries; loads a command when it is looked up to be run or explained."""
 
@@ -62,11 +53,24 @@ class LazyGroup(TyperGroup):
         if self._listing:
             return TyperCommand(cmd_name, help=summary)
         app: typer.Typer = import_module(f"slm_operator.cli.{module}").app
-        return keep_lines(typer.main.get_group(app).commands[cmd_name])
+        return typer.main.get_group(app).commands[cmd_name]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters of ``slm`` itself."""
+        return name_no_flag_value(super().get_params(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the first word; raises CommandFailed USAGE with the one that may be meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS, 1)
+            hint = f"did you mean slm {near[0]}?" if near else "slm --help lists what there is."
+            raise CommandFailed(f"There is no command {name!r}: {hint}", USAGE)
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help without importing any command."""
-        keep_lines(self)
+        self.help = tidy_help(self.help or "")
         self._listing = True
         try:
             super().format_help(ctx, formatter)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_target
 from slm_operator.cli.exits import EPILOG, NOT_FOUND, USAGE, CommandFailed
 from slm_operator.cli.session import (
@@ -54,11 +55,11 @@ def _version(pod: Manifest) -> int:
     return int(pod["metadata"].get("resourceVersion", "0"))
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def logs(
     target: Annotated[str, typer.Argument(metavar="KIND/NAME|POD", autocompletion=complete_target)],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,
-    tail: Annotated[int, typer.Option(help="Only that many last lines; -1 for all.")] = -1,
+    tail: Annotated[int, typer.Option(metavar="LINES", help="Only that many last lines; -1 for all.")] = -1,
     namespace: Namespace = "",
 ) -> None:
     """Print the log of an object's newest pod.

@@ -9,6 +9,7 @@ import psutil
 import typer
 
 from slm_operator.adapters.process_table import ProcessRecord
+from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.forms import Form, FormOption, render_items
 from slm_operator.cli.human import format_duration
@@ -89,7 +90,7 @@ def build_row(process: dict[str, Any]) -> list[str]:
     ]
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def ps(
     output: FormOption = Form.TABLE,
     namespace: Namespace = "",

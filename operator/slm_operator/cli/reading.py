@@ -10,6 +10,7 @@ import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli import tables
+from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, USAGE, CommandFailed
 from slm_operator.cli.forms import render_json, render_yaml
@@ -58,7 +59,7 @@ def render(items: Sequence[Manifest], output: Output, *, single: bool, with_name
     return "\n\n".join(tables.render_rows(rows) for rows in parts)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def get(
     words: Annotated[list[str], typer.Argument(metavar="KIND [NAME...]", autocompletion=complete_objects)],
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")] = Output.TABLE,

@@ -1,14 +1,17 @@
 """``docs/reference/cli.md`` from the commands themselves."""
 
 import inspect
+import textwrap
 from typing import Any
 
 import typer
 
 from slm_operator.cli import exits
+from slm_operator.cli.command import VERBATIM, describe_argument
 from slm_operator.cli.lazy import COMMANDS
 from slm_operator.cli.main import app
 
+LINE_LENGTH = 118
 HEADER = """# The `slm` command
 
 Generated from the commands' own help. `slm COMMAND --help` prints the same.
@@ -38,10 +41,11 @@ def _render_codes() -> str:
 
 def _render_command(name: str, command: Any) -> str:
     """One command: usage, text, examples, arguments and options."""
-    text, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
+    prose, _, examples = str(command.help or "").partition(VERBATIM)
+    text = "\n\n".join(textwrap.fill(each, LINE_LENGTH) for each in prose.strip().split("\n\n"))
     title, _, example_lines = examples.partition("\n")
-    usage = [part for param in command.params if (part := _usage(param))]
-    parts = [f"## slm {name}\n", text.strip(), f"\n```\nslm {name} {' '.join([*usage, '[OPTIONS]'])}\n```\n"]
+    usage = [part for param in command.params if (part := describe_argument(param))]
+    parts = [f"## slm {name}\n", text, f"\n```\nslm {name} {' '.join([*usage, '[OPTIONS]'])}\n```\n"]
     parts.append(f"{title}\n\n```sh\n{inspect.cleandoc(example_lines)}\n```\n")
     options = [param for param in command.params if param.param_type_name == "option"]
     if options:
@@ -49,14 +53,6 @@ def _render_command(name: str, command: Any) -> str:
         parts += [_render_option(param) for param in options]
         parts.append("")
     return "\n".join(parts)
-
-
-def _usage(param: Any) -> str:
-    """An argument as it stands in the usage line; empty for an option."""
-    if param.param_type_name != "argument":
-        return ""
-    word = param.metavar or param.name.upper()
-    return word if param.required or word.startswith("[") else f"[{word}]"
 
 
 def _render_option(param: Any) -> str:

@@ -12,7 +12,10 @@ from slm_operator.cli.session import find_kinds, parse_keys, require
 from slm_operator.ports import Manifest, ObjectKey
 
 Selector = Annotated[
-    str, typer.Option("-l", "--selector", help="Only objects with these labels: key=value, several with commas.")
+    str,
+    typer.Option(
+        "-l", "--selector", metavar="LABELS", help="Only objects with these labels: key=value, several with commas."
+    ),
 ]
 """The -l of commands that read or delete."""
 

@@ -8,6 +8,7 @@ import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.chat import Chat, converse, print_answer
+from slm_operator.cli.command import Command, at_least
 from slm_operator.cli.completing import complete_service
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.placing import (
@@ -35,11 +36,13 @@ from slm_operator.local.faults import forget_faults
 from slm_operator.ports import ObjectKey
 
 app = typer.Typer()
-Timeout = Annotated[str, typer.Option(help="Longest wait, such as 30m or 2h.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="owner/name[@revision], a path, or an SLMModel's name.")]
+Timeout = Annotated[str, typer.Option(metavar="DURATION", help="Longest wait, such as 30m or 2h.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="owner/name, owner/name@revision, a path, or an SLMModel's name.")
+]
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def pull(
     model: Model,
     namespace: Namespace = "",
@@ -67,19 +70,27 @@ def pull(
     asyncio.run(work())
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def run(
     model: Model,
     prompt: Annotated[
-        str | None, typer.Argument(help="Question; without one, a conversation.", show_default=False)
+        str | None, typer.Argument(metavar="PROMPT", help="Question; without one, a conversation.", show_default=False)
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help=f"Quantization type to serve; none serves as is. Default: {DEFAULT_VARIANT}.")
+        str | None,
+        typer.Option(
+            metavar="TYPE", help=f"Quantization type to serve; none serves as is. Default: {DEFAULT_VARIANT}."
+        ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the InferenceService. Default: the model's.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 512,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Randomness; 0 always answers the same.")] = None,
-    system: Annotated[str, typer.Option(help="System message.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the InferenceService. Default: the model's.")] = "",
+    max_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", callback=at_least(1), help="Longest answer, tokens.")
+    ] = 512,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", callback=at_least(0), help="Randomness; 0 always answers the same."),
+    ] = None,
+    system: Annotated[str, typer.Option(metavar="TEXT", help="System message.")] = "",
     namespace: Namespace = "",
     timeout: Timeout = "6h",
     _quiet: Quiet = False,
@@ -131,9 +142,9 @@ async def _bring_up(cluster: SqliteCluster, placement: Placement, timeout_second
     await await_ready(cluster, placement.keys, timeout_seconds)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def stop(
-    name: Annotated[str, typer.Argument(help="InferenceService.", autocompletion=complete_service)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="InferenceService.", autocompletion=complete_service)],
     namespace: Namespace = "",
     _quiet: Quiet = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -17,7 +18,9 @@ from slm_operator.local.paths import LocalPaths
 from slm_operator.ports import Manifest, ObjectKey
 from slm_operator.settings import Settings, check_namespace
 
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace. Default: $SLM_NAMESPACE, else default.")]
+Namespace = Annotated[
+    str, typer.Option("-n", "--namespace", metavar="NAME", help="Namespace. Default: $SLM_NAMESPACE, else default.")
+]
 NO_DAEMON = "the daemon is not running, so nothing happens yet: slm up"
 CHILD_KINDS = {
     "Pod": ("pods", "po"),
@@ -87,10 +90,19 @@ def find_kind(name: str) -> str:
         wanted = name.lower()
         kind = next((each for each, also in CHILD_KINDS.items() if wanted in {each.lower(), *also}), None)
     if kind is None:
-        known = [*(f"{info.plural} ({', '.join(info.short_names)})" for info in INFOS.values())]
-        known += [names[0] for names in CHILD_KINDS.values()]
-        raise CommandFailed(f"There is no kind {name!r}; the kinds are {', '.join(known)}.", USAGE)
+        raise CommandFailed(f"There is no kind {name!r}{_suggest_kind(name)}", USAGE)
     return kind
+
+
+def _suggest_kind(name: str) -> str:
+    """The kind that may be meant, or what there is."""
+    words = [word for kind, info in INFOS.items() for word in (kind.lower(), info.plural, *info.short_names)]
+    words += [word for kind, names in CHILD_KINDS.items() for word in (kind.lower(), *names)]
+    if near := get_close_matches(name.lower(), words, 1):
+        return f": did you mean {near[0]}?"
+    known = [*(f"{info.plural} ({', '.join(info.short_names)})" for info in INFOS.values())]
+    known += [names[0] for names in CHILD_KINDS.values()]
+    return f"; the kinds are {', '.join(known)}."
 
 
 def find_kinds(names: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_target
 from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
 from slm_operator.cli.session import (
@@ -92,11 +93,13 @@ async def await_goal(cluster: SqliteCluster, key: ObjectKey, goal: Goal, deadlin
         await asyncio.sleep(POLL_SECONDS)
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def wait(
     words: Annotated[list[str], typer.Argument(metavar="KIND/NAME...", autocompletion=complete_target)],
-    target: Annotated[str, typer.Option("--for", help="condition=NAME[=STATUS] or delete.")],
-    timeout: Annotated[str, typer.Option(help="Longest wait for all together, such as 30s or 10m.")] = "30s",
+    target: Annotated[str, typer.Option("--for", metavar="GOAL", help="condition=NAME[=STATUS] or delete.")],
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="Longest wait for all together, such as 30s or 10m.")
+    ] = "30s",
     namespace: Namespace = "",
     _quiet: Quiet = False,
 ) -> None:

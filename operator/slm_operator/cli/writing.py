@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.cli.command import Command
 from slm_operator.cli.documents import Document, Reading, refusal
 from slm_operator.cli.exits import EPILOG, FAILURE, USAGE, CommandFailed
 from slm_operator.cli.forms import render_yaml
@@ -27,10 +28,13 @@ from slm_operator.ports import Manifest
 app = typer.Typer()
 Files = Annotated[
     list[str] | None,
-    typer.Option("-f", "--filename", help="File, folder or - for standard input; may be given several times."),
+    typer.Option(
+        "-f", "--filename", metavar="FILE", help="File, folder or - for standard input; may be given several times."
+    ),
 ]
 Kustomize = Annotated[
-    list[str] | None, typer.Option("-k", "--kustomize", help="Folder that holds a kustomization.yaml.")
+    list[str] | None,
+    typer.Option("-k", "--kustomize", metavar="FOLDER", help="Folder that holds a kustomization.yaml."),
 ]
 Recursive = Annotated[bool, typer.Option("-R", "--recursive", help="Look into the subfolders of -f too.")]
 KEPT_METADATA = ("labels", "annotations")
@@ -98,7 +102,7 @@ def _verb(before: Manifest | None, after: Manifest) -> str:
     return "unchanged" if same or wanted_part(before) == wanted_part(after) else "configured"
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def apply(
     filename: Files = None,
     kustomize: Kustomize = None,
@@ -145,7 +149,7 @@ def _ordered(value: Any, like: Any) -> Any:
     return {name: _ordered(value[name], like.get(name)) for name in names}
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def diff(
     filename: Files = None, kustomize: Kustomize = None, recursive: Recursive = False, namespace: Namespace = ""
 ) -> None:

@@ -1,13 +1,15 @@
 import inspect
+import re
 from typing import Any
 
 import pytest
 import typer
 
 from slm_operator.cli import exits, reference
+from slm_operator.cli.command import VERBATIM
 from slm_operator.cli.exits import CommandFailed, exit_code
 from slm_operator.cli.lazy import COMMANDS
-from slm_operator.cli.main import app
+from slm_operator.cli.main import app, run
 from slm_operator.cli.tables import build_rows, render_rows
 from slm_operator.cli.terminal import printable
 from slm_operator.errors import ClusterUnavailable, InvalidManifest, NotFound, SlmError
@@ -25,6 +27,41 @@ def test_every_command_has_its_summary_an_example_and_the_exit_codes(name: str) 
     assert text.splitlines()[0] == COMMANDS[name][1]
     assert f"slm {name}" in text.partition("Examples:\n")[2]
     assert found.epilog == exits.EPILOG
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_reads_as_the_reference_does_and_names_values_by_words(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    usage = re.search(f"^slm {name}.*$", reference.render(), re.MULTILINE)
+    assert usage
+    assert f"Usage: {usage[0]} " in shown
+    assert not re.search(r"\{|<bool>|range|x>=", shown)
+    paragraphs = command(name).help.partition(VERBATIM)[0].strip().split("\n\n")
+    assert not any("\n" in paragraph for paragraph in paragraphs)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["descrbe", "slm"], "There is no command 'descrbe': did you mean slm describe?"),
+        (["serve"], "There is no command 'serve': "),
+        (["xyz"], "There is no command 'xyz': slm --help lists what there is."),
+        (["get", "slmsv"], "There is no kind 'slmsv': did you mean slmsvc?"),
+        (["get", "QuantJbo"], "There is no kind 'QuantJbo': did you mean quantjob?"),
+        (["get", "pdos"], "There is no kind 'pdos': did you mean pods?"),
+        (["get", "nope"], "There is no kind 'nope'; the kinds are slmmodels (slm)"),
+        (["run", "x", "--max-tokens", "0"], "it must be 1 or more, not 0"),
+        (["run", "x", "--temperature", "-1"], "it must be 0 or more, not -1"),
+    ],
+)
+def test_a_slip_is_told_with_what_may_be_meant(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == exits.USAGE
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
