@@ -204,6 +204,8 @@ def test_shells_complete_commands_kinds_and_names(slm: Slm) -> None:
     assert complete("slm describe qj ") == ["demo"]
     assert complete("slm wait slm/") == ["slm/demo"]
     assert "--for" in complete("slm wait --")
+    assert complete("slm wait slm/demo --for d") == ["delete"]
+    assert complete("slm run demo --variant Q5_K") == ["Q5_K_S", "Q5_K_M"]
 
 
 def test_doctor_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 import typer
 
 from slm_operator.api.registry import INFOS
+from slm_operator.cli.goals import CONDITIONS
+from slm_operator.cli.naming import UNQUANTIZED
 from slm_operator.cli.session import CHILD_KINDS, find_kind, local_paths, namespace_of, open_cluster
+from slm_operator.core.sizes import QUANT_TYPES
 from slm_operator.errors import SlmError
 
 
@@ -32,6 +35,17 @@ def complete_target(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_service(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of InferenceServices."""
     return _starting(names_of("InferenceService", ctx), incomplete)
+
+
+def complete_variant(incomplete: str) -> list[str]:
+    """Types whose sizes are known, and the word for none."""
+    return _starting([UNQUANTIZED, *QUANT_TYPES], incomplete)
+
+
+def complete_goal(incomplete: str) -> list[str]:
+    """What ``slm wait`` can wait for."""
+    names = dict.fromkeys(name for kind in INFOS for name in CONDITIONS[kind])
+    return _starting(["delete", *(f"condition={name}" for name in names)], incomplete)
 
 
 def names_of(kind: str, ctx: typer.Context) -> list[str]:

@@ -7,7 +7,7 @@ from slm_operator.errors import InvalidManifest, NotFound, SlmError
 OK: Final = 0
 """The command did what it was asked to do; `diff` found no difference."""
 FAILURE: Final = 1
-"""Something was refused or failed, or `diff` found a difference; the message says what and what to change."""
+"""Something was refused, failed or is stalled, or `diff` found a difference; the message says what to change."""
 USAGE: Final = 2
 """The command line is malformed."""
 NOT_FOUND: Final = 3

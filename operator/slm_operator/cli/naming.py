@@ -12,6 +12,8 @@ DEFAULT_REVISION = "main"
 REPO = re.compile(r"(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<revision>.+))?")
 MADE_BY = "slm.dev/made-by"
 """Annotation of objects that ``slm run`` made, and may therefore change; an apply of a manifest takes it away."""
+UNQUANTIZED = "none"
+"""What --variant says to serve a model as it is."""
 ROOM_FOR_VARIANT = 12
 """Characters of a name kept free for ``-q4-k-m`` and the like."""
 

@@ -9,6 +9,7 @@ from slm_operator.cli.exits import USAGE, CommandFailed
 from slm_operator.cli.identity import complete_spec, identity_of
 from slm_operator.cli.naming import (
     MADE_BY,
+    UNQUANTIZED,
     ModelRequest,
     build_model,
     build_quant_job,
@@ -21,8 +22,6 @@ from slm_operator.errors import InvalidManifest
 from slm_operator.ports import Manifest, ObjectKey
 
 DEFAULT_VARIANT = "Q4_K_M"
-UNQUANTIZED = "none"
-"""What --variant says to serve a model as it is."""
 STOPPED_REPLICAS = "slm.dev/stopped-replicas"
 """Annotation in which ``slm stop`` keeps the number of engines that ``slm run`` brings back."""
 

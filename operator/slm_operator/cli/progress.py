@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.exits import NOT_RUNNING, TIMEOUT, CommandFailed
+from slm_operator.cli.goals import Goal, describe_stall, describe_state, is_reached, is_stalled
 from slm_operator.cli.session import condition_of, display_name, local_paths, require
 from slm_operator.cli.terminal import terminal
-from slm_operator.cli.waiting import Goal, describe_state, is_reached
 from slm_operator.core.quantity import format_bytes
 from slm_operator.local.lifecycle import running_pid
 from slm_operator.ports import Manifest, ObjectKey
@@ -131,19 +131,10 @@ async def await_ready(cluster: SqliteCluster, keys: Sequence[ObjectKey], timeout
 
 def check_stalled(keys: Sequence[ObjectKey], manifests: Sequence[Manifest]) -> None:
     """Raise CommandFailed with the first cause when the last object will not become Ready by itself."""
-    stalled = [pair for pair in zip(keys, manifests, strict=True) if _is_stalled(pair[1])]
+    stalled = [pair for pair in zip(keys, manifests, strict=True) if is_stalled(pair[1])]
     # A QuantJob that stalls late may have made what is served: the service itself says whether it goes on.
     if any(key.kind == "SLMModel" or key == keys[-1] for key, _ in stalled):
-        key, manifest = stalled[0]
-        ready = condition_of(manifest, "Ready")
-        cause = ready if ready.get("message") else condition_of(manifest, "Stalled")
-        raise CommandFailed(f"{display_name(key)}: {cause['reason']}: {cause.get('message', '')}")
-
-
-def _is_stalled(manifest: Manifest) -> bool:
-    stalled = condition_of(manifest, "Stalled")
-    current = stalled.get("observedGeneration", 0) >= manifest["metadata"].get("generation", 0)
-    return stalled.get("status") == "True" and current
+        raise CommandFailed(describe_stall(*stalled[0]))
 
 
 async def _check_patience(cluster: SqliteCluster, key: ObjectKey, deadline: float) -> None:

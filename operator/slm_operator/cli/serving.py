@@ -9,7 +9,7 @@ import typer
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.chat import Chat, converse, print_answer
 from slm_operator.cli.command import Command, at_least
-from slm_operator.cli.completing import complete_service
+from slm_operator.cli.completing import complete_service, complete_variant
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.placing import (
     DEFAULT_VARIANT,
@@ -79,7 +79,9 @@ def run(
     variant: Annotated[
         str | None,
         typer.Option(
-            metavar="TYPE", help=f"Quantization type to serve; none serves as is. Default: {DEFAULT_VARIANT}."
+            metavar="TYPE",
+            help=f"Quantization type to serve; none serves as is. Default: {DEFAULT_VARIANT}.",
+            autocompletion=complete_variant,
         ),
     ] = None,
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the InferenceService. Default: the model's.")] = "",

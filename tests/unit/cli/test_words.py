@@ -9,7 +9,7 @@ from slm_operator.cli.exits import CommandFailed
 from slm_operator.cli.human import format_age, format_count, format_duration
 from slm_operator.cli.jsonpath import evaluate
 from slm_operator.cli.naming import build_model, derive_name, parse_model
-from slm_operator.cli.waiting import Goal, is_reached, parse_duration, parse_goal
+from slm_operator.cli.waiting import parse_duration
 
 
 @pytest.mark.parametrize(
@@ -98,22 +98,6 @@ def test_durations_of_the_command_line() -> None:
     assert [parse_duration(text) for text in ("30", "30s", "1h30m", "0.5m")] == [30, 30, 5400, 30]
     with pytest.raises(CommandFailed, match="written as 30s, 5m or 1h30m, not 'soon'"):
         parse_duration("soon")
-
-
-def test_goals_of_the_command_line() -> None:
-    assert parse_goal("delete") == Goal("", "")
-    assert parse_goal("condition=ready") == Goal("ready", "True")
-    assert parse_goal("condition=Ready=false") == Goal("Ready", "False")
-    with pytest.raises(CommandFailed, match="--for takes delete or condition=NAME"):
-        parse_goal("ready")
-
-
-def test_a_condition_about_an_older_generation_does_not_count() -> None:
-    condition = {"type": "Ready", "status": "True", "observedGeneration": 1}
-    manifest = {"metadata": {"generation": 2}, "status": {"conditions": [condition]}}
-    assert not is_reached(manifest, Goal("Ready", "True"))
-    assert is_reached({**manifest, "metadata": {"generation": 1}}, Goal("Ready", "True"))
-    assert is_reached(None, Goal("", ""))
 
 
 def test_a_stream_is_read_piece_by_piece() -> None:
