@@ -107,7 +107,9 @@ def test_a_source_cannot_be_exchanged(slm: Slm) -> None:
 
 def test_diff_shows_what_would_change_and_its_exit_code_tells(slm: Slm) -> None:
     text = (ROOT / "examples" / "demo" / "quantjob.yaml").read_text()
-    assert slm("diff", "-f", "-", stdin=text).returncode == 1
+    new = slm("diff", "-f", "-", stdin=text)
+    assert new.returncode == 1
+    assert "+metadata:\n+  name: demo\n+  namespace: default\n" in new.stdout
     slm.good("apply", "-f", "-", stdin=text)
     assert slm.good("diff", "-f", "-", stdin=text) == ""
     changed = slm("diff", "-f", "-", stdin=text.replace("0.05", "0.1"))
@@ -159,8 +161,17 @@ def test_wait_starts_the_daemon_and_tells_why_it_waited_in_vain(slm: Slm) -> Non
         waiting = pool.submit(slm, "wait", "--for=delete", "slm/a", "--timeout", "30s")
         slm.good("delete", "slm", "a")
         assert waiting.result().stdout == "slmmodel.slm.dev/a deleted\n"
-    assert "does not exist" in slm.bad(3, "delete", "slm", "a")
-    slm.good("delete", "slm", "a", "--ignore-not-found")
+
+
+def test_absent_objects_do_not_spare_those_that_exist(slm: Slm) -> None:
+    slm.good("apply", "-f", "-", stdin=f"{model('a')}---\n{model('b')}")
+    done = slm("delete", "slm", "a", "gone", "b", "lost")
+    assert done.returncode == 3
+    assert done.stdout.splitlines() == ["slmmodel.slm.dev/a deleted", "slmmodel.slm.dev/b deleted"]
+    assert [line.split()[-7] for line in done.stderr.splitlines()] == ["slmmodel.slm.dev/gone", "slmmodel.slm.dev/lost"]
+    assert slm.good("get", "slm", "-o", "name") == ""
+    assert "a does not exist in namespace default." in slm.bad(3, "delete", "-f", "-", stdin=model("a"))
+    slm.good("delete", "slm", "a", "gone", "--ignore-not-found")
 
 
 def test_without_autostart_commands_say_what_to_run(tmp_path: Path) -> None:

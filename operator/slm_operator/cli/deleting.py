@@ -13,10 +13,10 @@ from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
 from slm_operator.cli.human import count_processes
 from slm_operator.cli.selecting import Selection, Selector, parse_selection, select
-from slm_operator.cli.session import Namespace, display_name, local_paths, namespace_of, open_cluster
+from slm_operator.cli.session import Namespace, describe_absence, display_name, local_paths, namespace_of, open_cluster
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.cli.writing import Files, Kustomize, Recursive, read_wanted
-from slm_operator.errors import DaemonRunning
+from slm_operator.errors import DaemonRunning, NotFound
 from slm_operator.local.leftovers import end_records, find_living, read_records
 from slm_operator.local.lifecycle import running_pid
 from slm_operator.local.paths import LocalPaths
@@ -39,6 +39,15 @@ def parse_doomed(words: Sequence[str], namespace: str, selector: str, *, everyth
         message = f"Name objects as KIND NAME or as KIND/NAME, not as {words[0]!r}; --all takes every one."
         raise CommandFailed(message, USAGE)
     return selection
+
+
+async def find_doomed(cluster: SqliteCluster, selection: Selection) -> tuple[list[ObjectKey], list[ObjectKey]]:
+    """What exists of what is to be deleted, and what does not: one absent object does not spare the others."""
+    if selection.kinds:
+        return [key_of(item) for item in await select(cluster, selection)], []
+    keys = list(dict.fromkeys(selection.keys))
+    present = [key for key in keys if await cluster.get(key)]
+    return present, [key for key in keys if key not in present]
 
 
 async def find_pods(cluster: SqliteCluster, key: ObjectKey) -> set[str]:
@@ -100,6 +109,8 @@ def delete(
 ) -> None:
     """Delete objects and what they own.
 
+    Exits with 3 when a named object does not exist; the others are deleted all the same.
+
     Their processes may finish the answers under way and are then ended: by the daemon, or, when none runs and
     the command waits, by the command. The store keeps the bytes until `slm gc`.
 
@@ -119,16 +130,14 @@ def delete(
         documents = read_wanted(filename, kustomize, place, recursive=recursive)
         selection = Selection(place, keys=[document.key for document in documents])
 
-    async def work() -> None:
+    async def work() -> list[ObjectKey]:
         async with open_cluster() as cluster:
             deadline = asyncio.get_running_loop().time() + timeout
-            keys = selection.keys
-            if selection.kinds or not ignore_not_found:
-                keys = [key_of(item) for item in await select(cluster, selection)]
-            if not keys:
+            present, missing = await find_doomed(cluster, selection)
+            if selection.kinds and not present:
                 terminal.hint(f"no {selection}")
             uids: set[str] = set()
-            for key in keys:
+            for key in present:
                 uids |= await find_pods(cluster, key)
                 await cluster.delete(key)
                 terminal.say(f"{display_name(key)} deleted")
@@ -136,5 +145,8 @@ def delete(
                 await await_ended(local_paths(), cluster, uids, deadline)
             else:
                 hint_left(local_paths(), uids)
+            return missing
 
-    asyncio.run(work())
+    missing = asyncio.run(work())
+    if missing and not ignore_not_found:
+        raise NotFound("\n       ".join(map(describe_absence, missing)))

@@ -22,6 +22,7 @@ Namespace = Annotated[
     str, typer.Option("-n", "--namespace", metavar="NAME", help="Namespace. Default: $SLM_NAMESPACE, else default.")
 ]
 NO_DAEMON = "the daemon is not running, so nothing happens yet: slm up"
+THE_PAST = "the daemon is not running, so this is how things were: slm up"
 CHILD_KINDS = {
     "Pod": ("pods", "po"),
     "Job": ("jobs",),
@@ -68,6 +69,12 @@ def hint_without_daemon() -> None:
     """Say that objects wait when nobody works on them."""
     if running_pid(local_paths()) is None:
         terminal.hint(NO_DAEMON)
+
+
+def hint_of_the_past() -> None:
+    """Say that nobody has looked at what is shown since the daemon ended, which a killed one cannot write."""
+    if running_pid(local_paths()) is None:
+        terminal.hint(THE_PAST)
 
 
 def ensure_daemon() -> None:
@@ -125,8 +132,13 @@ async def require(cluster: SqliteCluster, key: ObjectKey) -> Manifest:
     """The object; raises NotFound."""
     found = await cluster.get(key)
     if found is None:
-        raise NotFound(f"{display_name(key)} does not exist in namespace {key.namespace}.")
+        raise NotFound(describe_absence(key))
     return found
+
+
+def describe_absence(key: ObjectKey) -> str:
+    """That an object does not exist, and where."""
+    return f"{display_name(key)} does not exist in namespace {key.namespace}."
 
 
 def display_name(key: ObjectKey) -> str:

@@ -134,11 +134,17 @@ def difference(found: Manifest | None, document: Document) -> str:
     """Unified diff from what is there to what would be; empty when nothing would change."""
     name = display_name(document.key)
     before = render_yaml(wanted_part(found)) if found else ""
-    after = render_yaml(_ordered(wanted_part(merge(found, document)), wanted_part(found) if found else {}))
+    wanted = merge(found, document)
+    # Of a new object the whole is the difference, its name too.
+    after = render_yaml(_ordered(wanted_part(wanted), wanted_part(found)) if found else _named(wanted))
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), f"{name} (live)", f"{name} (merged)", lineterm=""
     )
     return "\n".join(lines)
+
+
+def _named(manifest: Manifest) -> Manifest:
+    return {name: manifest[name] for name in ("apiVersion", "kind", "metadata") if name in manifest} | manifest
 
 
 def _ordered(value: Any, like: Any) -> Any:
