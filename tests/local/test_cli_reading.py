@@ -1,5 +1,6 @@
 """Selectors, watching, forms for programs and completion, as kubectl's users know them."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from typing import IO
 
 import yaml
 
+from slm_operator.ports import EventRecord, ObjectKey
 from tests.local.cli_support import Slm, model, slm
 
 __all__ = ["slm"]
@@ -54,6 +56,47 @@ def test_programs_read_processes_events_and_the_daemons_state_as_json_or_yaml(sl
     assert state["daemon"] == {"running": False, "processId": None}
     assert state["objects"] == [{"kind": "SLMModel", "ready": 0, "reconciling": 0, "stalled": 0, "total": 1}]
     assert state["state"] == str(slm.state)
+
+
+PAST = "the daemon is not running, so this is how things were: slm up\n"
+
+
+def test_what_is_shown_without_a_daemon_is_called_the_past(slm: Slm) -> None:
+    slm.good("apply", "-f", "-", stdin=model("a"))
+    record(slm, EventRecord(ObjectKey("SLMModel", "default", "a"), "Warning", "Tested", "a test"))
+    for words in (["get", "slm"], ["get", "slm", "a", "-o", "wide"], ["describe", "slm", "a"], ["events"]):
+        assert slm(*words).stderr == PAST, words
+    for words in (["get", "slm", "-o", "name"], ["get", "slm", "-o", "json"], ["events", "-o", "yaml"]):
+        assert slm(*words).stderr == "", words
+    slm.good("up")
+    assert slm("get", "slm").stderr == ""
+
+
+def record(slm: Slm, *events: EventRecord) -> None:
+    async def work() -> None:
+        cluster = slm.cluster()
+        for event in events:
+            await cluster.record(event)
+        cluster.close()
+
+    asyncio.run(work())
+
+
+def test_events_say_where_there_are_none(slm: Slm) -> None:
+    slm.good("apply", "-f", "-", stdin=model("a"))
+    assert slm("events").stderr == "no events in namespace default\n"
+    assert slm("events", "-A").stderr == "no events in any namespace\n"
+    assert slm("events", "slm/a").stderr == "no events about slm/a\n"
+
+
+def test_the_events_of_an_objects_pods_are_the_objects_too(slm: Slm) -> None:
+    slm.good("apply", "-f", "-", stdin=model("a"))
+    pod = ObjectKey("Pod", "default", "a-resolve-0123abcd-1")
+    record(slm, EventRecord(pod, "Warning", "Restarted", "The process ended with exit code 1."))
+    header, row = slm.good("events", "slm", "a").splitlines()
+    assert header.split() == ["AGE", "TYPE", "REASON", "OBJECT", "COUNT", "MESSAGE"]
+    assert row.split()[1:5] == ["Warning", "Restarted", "pod/a-resolve-0123abcd-1", "1"]
+    assert "pod/a-resolve-0123abcd-1" in slm.good("describe", "slm", "a")
 
 
 def test_the_completion_script_is_one_that_the_shell_takes(slm: Slm) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,16 +12,23 @@ from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG
 from slm_operator.cli.forms import Form, FormOption, render_items, render_yaml
+from slm_operator.cli.history import EventRow, find_events
 from slm_operator.cli.human import format_age
 from slm_operator.cli.selecting import Selector, parse_selection, select
-from slm_operator.cli.session import Namespace, namespace_of, open_cluster, parse_keys, require
+from slm_operator.cli.session import (
+    Namespace,
+    hint_of_the_past,
+    namespace_of,
+    open_cluster,
+    parse_keys,
+    require,
+)
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import terminal
 from slm_operator.cli.writing import wanted_part
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
-EventRow = dict[str, Any]
 
 
 def describe_object(manifest: Manifest, events: Sequence[EventRow], now: datetime) -> str:
@@ -81,10 +88,11 @@ def describe(
         async with open_cluster() as cluster:
             found = [(item, key_of(item)) for item in await select(cluster, selection)]
             now = datetime.now(UTC)
-            return [describe_object(item, await cluster.events(key.namespace, key), now) for item, key in found]
+            return [describe_object(item, await find_events(cluster, key), now) for item, key in found]
 
     if texts := asyncio.run(work()):
         terminal.result("\n\n".join(texts))
+        hint_of_the_past()
     else:
         terminal.hint(f"no {selection}")
 
@@ -100,6 +108,8 @@ def events(
 ) -> None:
     """List what happened, oldest first.
 
+    Events of an object are also those of its Jobs and Pods: the crash of an engine is one of its Pod.
+
     Examples:
       slm events
       slm events slmmodel qwen
@@ -114,7 +124,7 @@ def events(
                 return await cluster.events("" if all_namespaces else place)
             found: list[EventRow] = []
             for key in parse_keys(words, place):
-                about = await cluster.events(key.namespace, key)
+                about = await find_events(cluster, key)
                 if not about:
                     await require(cluster, key)
                 found += about
@@ -125,6 +135,7 @@ def events(
         terminal.result(render_items(list(found), output))
     elif found:
         terminal.result(render_events(found, datetime.now(UTC)))
+        hint_of_the_past()
     else:
-        names = " ".join(words) if words else f"namespace {place}"
-        terminal.hint(f"no events about {names}")
+        everything = "in any namespace" if all_namespaces else f"in namespace {place}"
+        terminal.hint(f"no events {'about ' + ' '.join(words) if words else everything}")

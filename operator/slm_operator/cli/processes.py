@@ -18,6 +18,7 @@ from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
 from slm_operator.local.leftovers import read_records
+from slm_operator.local.lifecycle import running_pid
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
@@ -55,6 +56,7 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
+UNATTENDED = "the daemon is not running, so nobody looks after these: slm up, or slm down to end them"
 DELETED = "(deleted)"
 """Owner of a process whose pod object is gone: it is being ended, or waits for a daemon that does."""
 
@@ -120,5 +122,7 @@ def ps(
     elif found:
         header = ["POD", "OWNER", "STEP", "PID", "PORT", "MEMORY", "AGE"]
         terminal.result(render_rows([header, *map(build_row, found)]))
+        if running_pid(local_paths()) is None:
+            terminal.hint(UNATTENDED)
     else:
         terminal.hint("nothing is running")

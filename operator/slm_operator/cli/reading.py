@@ -18,6 +18,7 @@ from slm_operator.cli.selecting import Selection, Selector, parse_selection, sel
 from slm_operator.cli.session import (
     Namespace,
     display_name,
+    hint_of_the_past,
     namespace_of,
     open_cluster,
 )
@@ -37,6 +38,10 @@ class Output(StrEnum):
     JSON = "json"
     YAML = "yaml"
     NAME = "name"
+
+
+TABLES = (Output.TABLE, Output.WIDE)
+"""Forms for people, who are told what else there is to know."""
 
 
 def key_of(manifest: Manifest) -> ObjectKey:
@@ -95,6 +100,8 @@ async def _list(cluster: SqliteCluster, selection: Selection, output: Output) ->
     if items or output in (Output.JSON, Output.YAML):
         single = len(selection.keys) == 1
         terminal.result(render(items, output, single=single, with_namespace=not selection.namespace))
+        if output in TABLES:
+            hint_of_the_past()
     elif output is not Output.NAME:
         terminal.hint(f"no {selection}")
 
@@ -104,8 +111,10 @@ async def _watch(cluster: SqliteCluster, selection: Selection, output: Output) -
     wanted = {key.kind for key in selection.keys} or set(selection.kinds)
     if len(wanted) > 1:
         raise CommandFailed("Only one kind can be watched at a time.", USAGE)
-    await select(cluster, selection)
     printer = _RowPrinter(next(iter(wanted)), output, with_namespace=not selection.namespace)
+    printer.make_room(await select(cluster, selection))
+    if output in TABLES:
+        hint_of_the_past()
     async for key in cluster.changes():
         meant = key in selection.keys if selection.keys else selection.namespace in ("", key.namespace)
         if key.kind not in wanted or not meant:
@@ -115,7 +124,7 @@ async def _watch(cluster: SqliteCluster, selection: Selection, output: Output) -
 
 
 class _RowPrinter:
-    """Rows under one header, whose columns never move back."""
+    """Rows under a header that is printed again when a column had to grow, so that rows stand below their names."""
 
     def __init__(self, kind: str, output: Output, *, with_namespace: bool) -> None:
         self._output, self._with_namespace = output, with_namespace
@@ -123,17 +132,25 @@ class _RowPrinter:
         self._widths = [len(cell) for cell in self._header]
         self._started = False
 
+    def make_room(self, items: Sequence[Manifest]) -> bool:
+        """Widen columns for what these hold; whether one had to grow."""
+        before = self._widths
+        for item in items:
+            self._widths = [max(pair) for pair in zip(self._widths, map(len, self._row(item)), strict=True)]
+        return self._widths != before
+
+    def _row(self, item: Manifest) -> tables.Row:
+        wide = self._output is Output.WIDE
+        return tables.build_row(item, datetime.now(UTC), wide=wide, with_namespace=self._with_namespace)
+
     def print(self, item: Manifest) -> None:
         """Print one object as it is now."""
-        if self._output not in (Output.TABLE, Output.WIDE):
+        if self._output not in TABLES:
             separator = "---\n" if self._output is Output.YAML and self._started else ""
             terminal.result(separator + render([item], self._output, single=True, with_namespace=False))
             self._started = True
             return
-        wide = self._output is Output.WIDE
-        row = tables.build_row(item, datetime.now(UTC), wide=wide, with_namespace=self._with_namespace)
-        self._widths = [max(pair) for pair in zip(self._widths, map(len, row), strict=True)]
-        if not self._started:
+        if self.make_room([item]) or not self._started:
             terminal.result(tables.render_row(self._header, self._widths))
             self._started = True
-        terminal.result(tables.render_row(row, self._widths))
+        terminal.result(tables.render_row(self._row(item), self._widths))
