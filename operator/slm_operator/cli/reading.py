@@ -111,7 +111,7 @@ async def _watch(cluster: SqliteCluster, selection: Selection, output: Output) -
     wanted = {key.kind for key in selection.keys} or set(selection.kinds)
     if len(wanted) > 1:
         raise CommandFailed("Only one kind can be watched at a time.", USAGE)
-    printer = _RowPrinter(next(iter(wanted)), output, with_namespace=not selection.namespace)
+    printer = RowPrinter(next(iter(wanted)), output, with_namespace=not selection.namespace)
     printer.make_room(await select(cluster, selection))
     if output in TABLES:
         hint_of_the_past()
@@ -123,7 +123,7 @@ async def _watch(cluster: SqliteCluster, selection: Selection, output: Output) -
             printer.print(item)
 
 
-class _RowPrinter:
+class RowPrinter:
     """Rows under a header that is printed again when a column had to grow, so that rows stand below their names."""
 
     def __init__(self, kind: str, output: Output, *, with_namespace: bool) -> None:
