@@ -7,19 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import typer
 
 from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, FAILURE
+from slm_operator.cli.findings import Finding
 from slm_operator.cli.session import load_settings
+from slm_operator.cli.surroundings import check_daemon, check_hub, check_load, count_cpus
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
-from slm_operator.local.lifecycle import running_pid
 from slm_operator.local.paths import LocalPaths
 from slm_operator.settings import Settings
 
@@ -31,21 +30,11 @@ LOW_MEMORY_BYTES = 2 << 30
 OLDEST_PYTHON = (3, 11)
 PROGRAMS = ("llama-server", "llama-quantize", "llama-perplexity", "llama-tokenize", "llama-bench")
 INSTALL = f"{sys.executable} -m slm_pipelines.tools.llama_cpp"
-PUBLIC_HUB = "the public Hugging Face hub"
 VERSION_TIMEOUT_SECONDS = 20
 CPU_INFO = Path("/proc/cpuinfo")
 VECTOR_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 """Flags of x86-64 and AArch64 for which llama.cpp has a back end of its own."""
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    mark: Literal["ok", "warn", "fail"]
-    subject: str
-    text: str
 
 
 def check_python(_: Settings) -> Finding:
@@ -119,12 +108,12 @@ def check_memory(_: Settings) -> Finding:
 
 def check_cpus(_: Settings) -> Finding:
     """How many CPUs an engine may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = count_cpus()
     quota = read_cpu_quota(Path("/sys/fs/cgroup"))
     text = f"{usable} usable of {os.cpu_count()}"
     if quota is not None and quota < usable:
         return Finding("ok", "cpus", f"{text}, limited to {quota:g} by a cgroup quota: engines keep to it")
-    return Finding("ok", "cpus", f"{text}, no quota")
+    return Finding("ok", "cpus", f"{text}, no quota found")
 
 
 def check_features(_: Settings) -> Finding:
@@ -142,14 +131,14 @@ def check_features(_: Settings) -> Finding:
 def check_gpu(_: Settings) -> Finding:
     """Whether there is a GPU; the engine that is installed here uses CPUs."""
     if shutil.which("nvidia-smi") is None:
-        return Finding("ok", "gpu", "none found; engines use CPUs")
+        return Finding("ok", "gpu", "not looked for, as there is no nvidia-smi")
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return Finding("warn", "gpu", "nvidia-smi does not answer: see whether the driver is loaded; engines use CPUs")
+        return Finding("warn", "gpu", "nvidia-smi does not answer: see whether the driver is loaded")
     if done.returncode:
-        return Finding("warn", "gpu", f"nvidia-smi failed: {done.stdout.strip()[-200:]}; engines use CPUs")
+        return Finding("warn", "gpu", f"nvidia-smi failed: {done.stdout.strip()[-200:]}")
     names = "; ".join(done.stdout.strip().splitlines())
     return Finding("ok", "gpu", f"{names}; used only by a llama.cpp built for it (SLM_LLAMA_CPP)")
 
@@ -178,27 +167,13 @@ def check_state(settings: Settings) -> Finding:
     return Finding("ok", "state", str(settings.state_home))
 
 
-def check_daemon(settings: Settings) -> Finding:
-    """Whether the daemon runs."""
-    pid = running_pid(LocalPaths.of(settings))
-    if pid is None:
-        return Finding("warn", "daemon", "not running; start it with: slm up")
-    return Finding("ok", "daemon", f"running, process {pid}" if pid else "starting")
-
-
-def check_hub(settings: Settings) -> Finding:
-    """Which hub models come from; it is not contacted."""
-    hosts = ", ".join(settings.allow_private_hosts)
-    text = settings.hub_endpoint or PUBLIC_HUB
-    return Finding("ok", "hub", text + (f"; private hosts allowed: {hosts}" if hosts else ""))
-
-
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_python,
     check_engine,
     check_disk,
     check_memory,
     check_cpus,
+    check_load,
     check_features,
     check_gpu,
     check_state,
@@ -211,7 +186,8 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
 def doctor() -> None:
     """Check this machine and say what to mend.
 
-    Exits with 1 when something must be mended; warnings do not count.
+    Asks the hub whether it answers, for five seconds at most. Exits with 1 when something must be mended; warnings do
+    not count.
 
     Examples:
       slm doctor
