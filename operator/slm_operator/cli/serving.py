@@ -10,7 +10,7 @@ from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.chat import Chat, converse, print_answer
 from slm_operator.cli.command import Command, at_least
 from slm_operator.cli.completing import complete_service, complete_variant
-from slm_operator.cli.exits import EPILOG
+from slm_operator.cli.exits import EPILOG, CommandFailed
 from slm_operator.cli.placing import (
     DEFAULT_VARIANT,
     Placement,
@@ -20,6 +20,7 @@ from slm_operator.cli.placing import (
     write_placement,
 )
 from slm_operator.cli.progress import await_ready
+from slm_operator.cli.retracting import retract
 from slm_operator.cli.session import (
     Namespace,
     condition_of,
@@ -138,10 +139,14 @@ async def _bring_up(cluster: SqliteCluster, placement: Placement, timeout_second
     """Write what is missing and wait until the last object is Ready."""
     # The daemon first: when it may not or cannot be started, nothing is left behind.
     ensure_daemon()
+    new = [key for key in placement.keys if not await cluster.get(key)]
     await write_placement(cluster, placement)
     for key in placement.keys:
         await forget_faults(cluster, key)
-    await await_ready(cluster, placement.keys, timeout_seconds)
+    try:
+        await await_ready(cluster, placement.keys, timeout_seconds)
+    except CommandFailed as error:
+        raise await retract(cluster, error, placement.keys[0], new) from error
 
 
 @app.command(cls=Command, epilog=EPILOG)

@@ -24,7 +24,14 @@ async def forget_faults(cluster: Cluster, owner: ObjectKey | None = None) -> int
 
 def failed_by_fault(job: Mapping[str, Any]) -> bool:
     """Whether the Job failed for a reason that may pass: network, disk, a missing token or setting."""
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(
-        item["type"] == "Failed" and item["status"] == "True" and item.get("reason") != BAD_INPUT for item in conditions
-    )
+    return any(reason != BAD_INPUT for reason in _failures(job))
+
+
+def was_refused(job: Mapping[str, Any]) -> bool:
+    """Whether the Job failed because its step refused its input."""
+    return BAD_INPUT in _failures(job)
+
+
+def _failures(job: Mapping[str, Any]) -> list[str]:
+    conditions = (job.get("status") or {}).get("conditions", [])
+    return [item.get("reason", "") for item in conditions if item["type"] == "Failed" and item["status"] == "True"]
