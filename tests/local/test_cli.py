@@ -200,6 +200,20 @@ def test_run_does_not_touch_the_service_of_a_manifest(slm: Slm) -> None:
     assert slm("status").returncode == 5
 
 
+def test_a_refused_pull_leaves_nothing_that_later_calls_would_repeat(slm: Slm, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    message = slm.bad(1, "pull", str(folder))
+    assert "slmmodel.slm.dev/pickled: UnsafeFormat: " in message
+    assert message.endswith("Nothing was kept of it.\n")
+    assert slm.good("get", "all", "-o", "name") == ""
+    text = model("pickled").replace("suspend: true, ", "").replace("/nowhere/pickled", str(folder))
+    slm.good("apply", "-f", "-", stdin=text)
+    assert slm.bad(1, "pull", "pickled").endswith("Remove it with: slm delete slmmodel/pickled\n")
+    assert slm.good("get", "slm", "-o", "name") == "slmmodel.slm.dev/pickled\n"
+
+
 def test_shells_complete_commands_kinds_and_names(slm: Slm) -> None:
     slm.good("apply", "-k", DEMO)
 
@@ -256,7 +270,9 @@ def test_ps_shows_the_engine_with_process_port_memory_and_age(served: Slm) -> No
 def test_logs_print_follow_and_shorten(served: Slm) -> None:
     assert "listening" in served.good("logs", "slmsvc/tiny")
     assert len(served.good("logs", "slmsvc/tiny", "--tail", "2").splitlines()) == 2
-    assert '"step":"resolve"' in served.good("logs", "slm/tiny", "-f") or served.good("logs", "slm/tiny")
+    (pod, *_) = [name for name in served.good("get", "pods", "-o", "name").split() if "tiny-resolve" in name]
+    assert served.good("logs", pod, "-f").startswith("resolve: ")
+    assert served.good("logs", pod, "--raw").startswith('{"step":"resolve"')
 
 
 def test_a_killed_daemon_finds_its_engine_again_and_the_address_stays(served: Slm) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from slm_contract.results import Progress
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_target
@@ -21,6 +23,7 @@ from slm_operator.cli.session import (
     open_cluster,
     require,
 )
+from slm_operator.core.steps import describe_progress
 from slm_operator.ports import Manifest, ObjectKey
 
 app = typer.Typer()
@@ -59,6 +62,7 @@ def _version(pod: Manifest) -> int:
 def logs(
     target: Annotated[str, typer.Argument(metavar="KIND/NAME|POD", autocompletion=complete_target)],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print progress as the JSON lines it is written in.")] = False,
     tail: Annotated[int, typer.Option(metavar="LINES", help="Only that many last lines; -1 for all.")] = -1,
     namespace: Namespace = "",
 ) -> None:
@@ -78,40 +82,66 @@ def logs(
             path = log_file(local_paths().logs, key)
             if not path.exists() and not follow:
                 raise CommandFailed(f"Pod {key.name} has printed nothing yet.", NOT_FOUND)
-            position = _print_tail(path, tail) if path.exists() else 0
+            printer = LogPrinter(path, raw=raw)
+            printer.print_tail(tail, last=not follow)
             if follow:
-                await _follow(cluster, key, path, position)
+                await _follow(cluster, key, printer)
 
     asyncio.run(work())
 
 
-def _print_tail(path: Path, lines: int) -> int:
-    """Print the last lines and return where the file ended."""
-    with path.open("rb") as file:
-        chunks = file if lines < 0 else deque(file, maxlen=lines)
-        sys.stdout.write("".join(line.decode(errors="replace") for line in chunks))
-        sys.stdout.flush()
-        return file.tell()
-
-
-async def _follow(cluster: SqliteCluster, key: ObjectKey, path: Path, position: int) -> None:
+async def _follow(cluster: SqliteCluster, key: ObjectKey, printer: "LogPrinter") -> None:
     """Print what is appended until the pod has ended."""
     while True:
         # The state is read before the file, so that a last line written in between is still printed.
         pod = await cluster.get(key)
-        position = _print_from(path, position)
-        if pod is None or (pod.get("status") or {}).get("phase") in ENDED:
+        ended = pod is None or (pod.get("status") or {}).get("phase") in ENDED
+        printer.print_more(last=ended)
+        if ended:
             return
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _print_from(path: Path, position: int) -> int:
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        # A rotation copies the file aside and empties it.
-        file.seek(position if position <= size else 0)
-        sys.stdout.write(file.read().decode(errors="replace"))
+def render_line(line: str) -> str:
+    """A step's progress as people read it; any other line as it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        progress = Progress.model_validate_json(line)
+    except ValidationError:
+        return line
+    return f"{progress.step}: {describe_progress(progress)}"
+
+
+class LogPrinter:
+    """Prints a log file that may grow or be rotated."""
+
+    def __init__(self, path: Path, *, raw: bool) -> None:
+        self._path, self._raw = path, raw
+        self._position = 0
+
+    def print_tail(self, lines: int, *, last: bool) -> None:
+        """Print the last lines, all when negative."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                data = b"".join(file if lines < 0 else deque(file, maxlen=lines))
+                self._position = file.tell() - self._print(data, last=last)
+
+    def print_more(self, *, last: bool) -> None:
+        """Print what was appended since."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                size = file.seek(0, 2)
+                # A rotation copies the file aside and empties it.
+                file.seek(self._position if self._position <= size else 0)
+                data = file.read()
+                self._position = file.tell() - self._print(data, last=last)
+
+    def _print(self, data: bytes, *, last: bool) -> int:
+        """Print; returns the bytes held back: progress that is still being written, unless this is the end."""
+        begun = data.rpartition(b"\n")[2]
+        held = len(begun) if begun.startswith(b"{") and not self._raw and not last else 0
+        text = data[: len(data) - held].decode(errors="replace")
+        sys.stdout.write(text if self._raw else "\n".join(map(render_line, text.split("\n"))))
         sys.stdout.flush()
-        return file.tell()
+        return held
