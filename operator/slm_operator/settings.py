@@ -60,8 +60,9 @@ class Settings(BaseSettings):
     """Namespace that commands use when -n is not given. Default: default."""
     start_seconds: float = Field(default=60.0, gt=0)
     """Longest time the daemon may take to start, seconds. Default: 60."""
-    stop_seconds: float = Field(default=60.0, gt=0)
-    """Longest time the daemon and its engines may take to stop, seconds. Default: 60, twice an engine's grace."""
+    stop_seconds: float = Field(default=90.0, gt=0)
+    """Longest time the daemon and its engines may take to stop, seconds: answers under way may take 30, and an engine
+    that is told to end 30 more. Default: 90."""
 
     @field_validator("allow_private_hosts", mode="before")
     @classmethod

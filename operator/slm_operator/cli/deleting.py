@@ -104,7 +104,7 @@ def delete(
     namespace: Namespace = "",
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Absent objects are fine.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the processes have ended.")] = True,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait, seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait, seconds.")] = 90.0,
     _quiet: Quiet = False,
 ) -> None:
     """Delete objects and what they own.
