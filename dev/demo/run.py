@@ -297,7 +297,7 @@ def main() -> int:
     try:
         if args.down:
             prepare_environment(os.environ.get("HF_ENDPOINT", "http://127.0.0.1"))
-            slm("down")
+            console.print(slm("down"), end="", highlight=False, markup=False)
         else:
             run(stop=args.stop)
     except (DemoFailed, subprocess.CalledProcessError, httpx.HTTPError) as error:

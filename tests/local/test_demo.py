@@ -147,3 +147,8 @@ def test_slm_shows_the_demo(demo: Demo) -> None:
     done = subprocess.run(command, env=demo.environment, capture_output=True, text=True, check=True)
     assert "demo" in done.stdout
     assert demo.result["url"] in done.stdout
+
+
+def test_demo_down_says_what_it_did(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--down")
+    assert (done.returncode, done.stdout) == (0, "the daemon was not running\n")
