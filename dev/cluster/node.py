@@ -5,6 +5,7 @@ folder: what ``remove`` takes away is all there ever was.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -75,9 +76,7 @@ class Node:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self.run.mkdir(exist_ok=True)
         (self.folder / "containerd.toml").write_text(containerd_config(self))
-        (self.folder / "cni" / "10-bridge.conflist").write_text(
-            yaml.safe_dump(cni_config(self), default_flow_style=True)
-        )
+        (self.folder / "cni" / "10-bridge.conflist").write_text(json.dumps(cni_config(self)))
         write_yaml(self.folder / "kubelet.yaml", kubelet_config(self))
         write_yaml(self.folder / "proxy.yaml", proxy_config(self))
         for controller in controllers():
