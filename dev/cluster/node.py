@@ -49,10 +49,10 @@ class Node:
         """The command inside the node's network; ``ip netns exec`` would hide /sys/fs/cgroup."""
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command]
 
-    def ctr(self, *arguments: str) -> None:
-        """Speak to containerd; raises CalledProcessError."""
+    def ctr(self, *arguments: str) -> str:
+        """What containerd answers; raises CalledProcessError."""
         command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
     def make_network(self, host_address: str) -> None:
         """The namespace and a pair of links: the host at one end, the node at the other."""
@@ -94,19 +94,21 @@ class Node:
         return {name: self.inside(command) for name, command in found.items()}
 
     def end_pods(self) -> None:
-        """Kill what runs in pods, and the shims that watch over it."""
+        """Kill what runs in pods and the shims that watch over it, and remove the pods' networks."""
+        networks = self._pod_networks()
         deadline = time.monotonic() + END_SECONDS
         while (left := [*self._pod_processes(), *self._shims()]) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
+        for name in networks:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
     def remove(self) -> None:
         """Mounts, cgroups, network and run folder; the cluster's folder is removed by its owner."""
-        for mount in reversed([point for point in mounts() if point.is_relative_to(self.folder)]):
-            subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True)
-        for mount in reversed([point for point in mounts() if point.is_relative_to(self.run)]):
+        ours = [point for point in mounts() if any(point.is_relative_to(root) for root in (self.folder, self.run))]
+        for mount in reversed(ours):
             subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True)
         for controller in controllers():
             for path, _, _ in os.walk(controller / self.namespace, topdown=False):
@@ -114,6 +116,18 @@ class Node:
                     Path(path).rmdir()
         subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
         shutil.rmtree(self.run, ignore_errors=True)
+
+    def _pod_networks(self) -> set[str]:
+        """Names of the network namespaces that containerd made for pods."""
+        found = set()
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            for container in self.ctr("containers", "ls", "--quiet").split():
+                spec = json.loads(self.ctr("containers", "info", container))["Spec"]
+                spaces = spec["linux"]["namespaces"]
+                found |= {
+                    Path(space["path"]).name for space in spaces if space["type"] == "network" and "path" in space
+                }
+        return found
 
     def _pod_processes(self) -> Iterator[int]:
         for controller in controllers():
