@@ -57,8 +57,12 @@ class Cluster:
     def up(self) -> None:
         """Start what does not run yet, and return once all of it works; raises StartFailed."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self.kubeconfig.exists():
-            self._prepare()
+        if self.with_node:  # Again after a reboot, which takes the network and what lies below /run away.
+            self.node.folder.mkdir(exist_ok=True)
+            self.node.make_network(HOST_ADDRESS)
+            self.node.write_files()
+        if not (self.site.certificates / "kubelet.crt").exists():
+            self._write_credentials()
         self.start_control_plane()
         if self.with_node:
             self._start_node()
@@ -120,16 +124,13 @@ class Cluster:
             record.write_text(json.dumps(asdict(Ports(*free_ports(5)))))
         return Ports(**json.loads(record.read_text()))
 
-    def _prepare(self) -> None:
+    def _write_credentials(self) -> None:
         users = dict(control_plane.USERS)
         hosts = [self.site.address, node.NAME]
         if self.with_node:
             users["node"] = (f"system:node:{node.NAME}", "system:nodes")
         authority = control_plane.write_credentials(self.site, users)
-        authority.issue("kubelet", f"system:node:{node.NAME}", "system:nodes", hosts)
-        if self.with_node:
-            self.node.make_network(HOST_ADDRESS)
-            self.node.write_files()
+        authority.issue("kubelet", f"system:node:{node.NAME}", "system:nodes", hosts)  # Last: it says all is there.
 
     def _start_node(self) -> None:
         commands = self.node.commands()

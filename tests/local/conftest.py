@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.trained import copy_trained_model
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,6 +51,7 @@ def run_demo(build: Path, *arguments: str, **variables: str) -> subprocess.Compl
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The demo, run once; its service answers until the last test is done."""
     build = tmp_path_factory.mktemp("demo")
+    copy_trained_model(build / "hub")
     done = run_demo(build)
     try:
         assert done.returncode == 0, done.stdout + done.stderr

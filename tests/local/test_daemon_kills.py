@@ -4,8 +4,6 @@ import contextlib
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from slm_operator.local.leftovers import read_records
 from slm_operator.local.paths import LocalPaths
 from tests.support.backend import Backend, local_backend, until, write_figures
 from tests.support.hub import Hub
+from tests.support.trained import copy_trained_model
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("slmmodel", "quantjob", "inferenceservice")
@@ -30,7 +29,7 @@ SPAN_SECONDS = 18.0
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of repositories with the demo's model in it."""
     root = tmp_path_factory.mktemp("hub")
-    subprocess.run([sys.executable, "-m", "dev.demo.train", str(root / "slm-demo/tiny-docs")], check=True, cwd=ROOT)
+    copy_trained_model(root)
     return root
 
 

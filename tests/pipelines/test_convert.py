@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], Reason, str]] = {
     ),
     "activation": (edit(CONFIG, hidden_act="gelu"), Reason.UNSUPPORTED_ARCHITECTURE, "hidden_act gelu"),
     "quantized": (edit(CONFIG, quantization_config={"bits": 4}), Reason.UNSUPPORTED_DTYPE, "are quantized already"),
-    "no tokenizer": (remove("tokenizer.json"), Reason.MISSING_TOKENIZER, "The repository has no tokenizer.json"),
+    "no tokenizer": (remove("tokenizer.json"), Reason.MISSING_TOKENIZER, "The repository has neither tokenizer.json"),
     "unigram": (edit_model(type="Unigram"), Reason.UNSUPPORTED_TOKENIZER, "tokenizer.json is of the kind Unigram"),
     "ids": (edit_model(vocab={"a": 9999}), Reason.UNSUPPORTED_TOKENIZER, "Token 'a' has the id 9999, outside"),
     "merges": (edit_model(merges=7), Reason.UNSUPPORTED_TOKENIZER, "tokenizer.json is malformed"),

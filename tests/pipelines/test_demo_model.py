@@ -25,6 +25,7 @@ from slm_pipelines.store import Store
 from slm_pipelines.tools.llama_cpp import Engine
 from tests.support.engine import engine
 from tests.support.stored import store_folder
+from tests.support.trained import trained_model
 
 __all__ = ["engine"]
 
@@ -42,12 +43,9 @@ def run_training(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_model() -> Path:
     """The model that `make demo` serves."""
-    folder = tmp_path_factory.mktemp("demo") / "tiny-docs"
-    done = run_training(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return trained_model()
 
 
 @pytest.fixture(scope="session")

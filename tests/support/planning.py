@@ -233,10 +233,11 @@ class World:
 
     def report_engine(self, container: Manifest) -> None:
         """Let an engine pod of the service ``s`` say this about its container."""
-        labels = {LABEL_KIND: "InferenceService", LABEL_NAME: "s", LABEL_STEP: "serve"}
+        template = self.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]
         self.objects[ObjectKey("Pod", "default", "s-0")] = {
             "kind": "Pod",
-            "metadata": {"name": "s-0", "namespace": "default", "labels": labels},
+            "metadata": {"name": "s-0", "namespace": "default", **template["metadata"]},
+            "spec": template["spec"],
             "status": {"containerStatuses": [container]},
         }
 

@@ -191,6 +191,8 @@ class PodWorker:
     async def _finish(self, record: ProcessRecord, ending: Ending) -> bool:
         """Report the end; returns whether the pod is final."""
         code = self._handle.exit_code(self._exit_file(record)) if self._handle else CANNOT_START
+        if code == 0:
+            ending = Ending()  # It was done before we could end it.
         processes.sweep(self.uid)
         self._read_progress()
         message = ending.problem if ending.reason else self._message(code) or ending.problem

@@ -149,7 +149,7 @@ def sweep(pod_uid: str) -> None:
 
 
 def private_bytes(pid: int) -> int:
-    """Memory of a process and its descendants that is theirs alone: resident, without mapped files."""
+    """Resident memory of a process and its descendants without mapped files; pages shared after a fork count twice."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         leader = psutil.Process(pid)

@@ -1,6 +1,7 @@
 """``slm delete``: objects, what they own, and the processes of that."""
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Sequence
 from typing import Annotated
 
@@ -69,14 +70,15 @@ async def await_ended(paths: LocalPaths, cluster: SqliteCluster, uids: Collectio
     Raises CommandFailed TIMEOUT.
     """
     while left := [record for record in read_records(paths) if record.pod_uid in uids]:
-        if asyncio.get_running_loop().time() > deadline:
-            raise CommandFailed(f"The objects are deleted, but {_name(left)} not ended yet; see slm ps.", TIMEOUT)
-        if running_pid(paths) is None:
-            try:
-                await end_records(paths, cluster, uids)
-            except DaemonRunning:
-                continue
-        await asyncio.sleep(POLL_SECONDS)
+        try:
+            async with asyncio.timeout_at(deadline):
+                if running_pid(paths) is None:
+                    with contextlib.suppress(DaemonRunning):
+                        await end_records(paths, cluster, uids)
+                await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            message = f"The objects are deleted, but {_name(left)} not ended yet; see slm ps."
+            raise CommandFailed(message, TIMEOUT) from None
 
 
 def _name(records: list[ProcessRecord]) -> str:

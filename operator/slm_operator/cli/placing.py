@@ -126,7 +126,8 @@ async def place_service(cluster: SqliteCluster, model: ObjectKey, variant: str |
 def _wanted(model: ObjectKey, variant: str) -> Served:
     if variant.lower() == UNQUANTIZED:
         return Served(model.name, UNQUANTIZED)
-    return Served(model.name, variant, f"{model.name[: 51 - len(variant)]}-{derive_name(variant)}")
+    # llama.cpp takes either case; a QuantJob names its variants in the usual one.
+    return Served(model.name, variant.upper(), f"{model.name[: 51 - len(variant)]}-{derive_name(variant)}")
 
 
 def _is_wanted(served: Served, model: ObjectKey, variant: str | None) -> bool:

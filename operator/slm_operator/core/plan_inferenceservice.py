@@ -11,7 +11,7 @@ from slm_operator.api.inferenceservice import InferenceService, InferenceService
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
-from slm_operator.core.diff import is_applied
+from slm_operator.core.diff import first_difference, is_applied
 from slm_operator.core.manifests.deployment import (
     Weights,
     build_deployment,
@@ -27,9 +27,11 @@ from slm_operator.core.quantity import plan_threads
 from slm_operator.core.runtimes.llama_cpp import build_command
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.sizes import serving_bytes
-from slm_operator.core.steps import Children
+from slm_operator.core.steps import Children, parse_time
 
 RUNTIME_MESSAGE = "llama.cpp: it serves GGUF files, and no other engine is configured."
+HEALTHY_SECONDS = 60.0
+"""An engine that ran this long before it ended was not crashing at its start: it is simply started again."""
 CRASHES_UNTIL_STALLED = 3
 """Restarts after which a service that never answered is called stalled rather than starting."""
 
@@ -194,7 +196,7 @@ def judge_engines(snapshot: ServiceSnapshot, wanted: Manifest) -> Verdict:
     problem = _address_problem(snapshot.address)
     if problem:
         return Verdict("stalled", Reason.PORT_IN_USE, problem)
-    ready, crash = _count(snapshot.deployment, "readyReplicas"), _crash(snapshot.pods)
+    ready, crash = _count(snapshot.deployment, "readyReplicas"), _crash(snapshot.pods, wanted)
     answering = ready > 0 and bool(url)
     if answering and _is_rolled_out(snapshot.deployment, wanted):
         detail = f" {crash}." if crash else ""
@@ -236,12 +238,22 @@ def _address_problem(address: Manifest | None) -> str:
     return ""
 
 
-def _crash(pods: Many[Manifest]) -> str:
+def _crash(pods: Many[Manifest], wanted: Manifest) -> str:
+    """How an engine of the ``wanted`` template ends again and again, or nothing."""
+    template = wanted["spec"]["template"]["spec"]
     for pod in pods:
+        if first_difference(template, pod.get("spec")) is not None:
+            continue  # Of an earlier spec, and about to go.
         for status in pod.get("status", {}).get("containerStatuses", []):
-            if status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED and not status.get("ready"):
-                last = status.get("lastState", {}).get("terminated", {})
+            last = status.get("lastState", {}).get("terminated", {})
+            often = status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED
+            if often and not status.get("ready") and _lasted_seconds(last) < HEALTHY_SECONDS:
                 detail = str(last.get("message", "")).strip().rstrip(".") or "it left no message"
                 count, code = status["restartCount"], last.get("exitCode", "unknown")
                 return f"The engine ended {count} times, last with exit code {code}: {detail}"
     return ""
+
+
+def _lasted_seconds(ended: Manifest) -> float:
+    begin, end = (parse_time(ended.get(name, "")) for name in ("startedAt", "finishedAt"))
+    return (end - begin).total_seconds() if begin and end else 0.0

@@ -82,7 +82,7 @@ class Sequence:
         reference is missing, and nothing is known.
         """
         for name, job in self.children.jobs.items():
-            if not self._asked or name in self._asked or not is_controlled_by(job, self.owner):
+            if not (self._asked or finished) or name in self._asked or not is_controlled_by(job, self.owner):
                 continue
             if finished or view_step(name, self.children).state == "running":
                 self.delete.append(key_of(job))

@@ -66,7 +66,8 @@ def read_json_pieces(document: Mapping[str, Any], size: int) -> Vocabulary:
     refuse_variations(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"))
     prefix = _space_prefix(document)
     added = document.get("added_tokens") or []
-    learned = {text: index for text, index in model["vocab"].items() if text not in {t["content"] for t in added}}
+    names = {token["content"] for token in added}
+    learned = {text: index for text, index in model["vocab"].items() if text not in names}
     scores = _scores(learned, [_pair(merge) for merge in model["merges"]])
     table = TokenTable(size)
     for text, index in learned.items():

@@ -35,7 +35,10 @@ def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenize
     Raises BadInput MissingTokenizer, UnsupportedTokenizer or InvalidConfig.
     """
     if JSON_NAME not in files and MODEL_NAME not in files:
-        message = f"The repository has no {JSON_NAME}: add one (transformers writes it with save_pretrained)."
+        message = (
+            f"The repository has neither {JSON_NAME} nor {MODEL_NAME}: add {JSON_NAME} (transformers writes it with "
+            "save_pretrained)."
+        )
         raise BadInput(Reason.MISSING_TOKENIZER, message)
     document, options = (
         load_json(files, name, Reason.UNSUPPORTED_TOKENIZER) if name in files else None
@@ -44,7 +47,8 @@ def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenize
     try:
         return _build(files, document, options or {}, config)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        raise unsupported(f"{JSON_NAME} is malformed ({error!r})") from None
+        read = " or ".join(name for name in (JSON_NAME, MODEL_NAME, OPTIONS_NAME) if name in files)
+        raise unsupported(f"{read} is malformed ({error!r})") from None
 
 
 def _build(

@@ -138,13 +138,8 @@ def test_a_deployment_of_the_same_name_that_is_not_ours_is_left_alone() -> None:
 def test_an_engine_that_keeps_crashing_is_named_with_its_exit_code() -> None:
     made = world(MODEL, QUANT, SERVICE)
     made.settle(succeed)
-    labels = made.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]["metadata"]["labels"]
     last = {"terminated": {"exitCode": 1, "message": "no such device"}}
-    made.objects[ObjectKey("Pod", "default", "s-x")] = {
-        "kind": "Pod",
-        "metadata": {"name": "s-x", "namespace": "default", "labels": labels},
-        "status": {"containerStatuses": [{"restartCount": 3, "lastState": last}]},
-    }
+    made.report_engine({"restartCount": 3, "lastState": last})
     made.settle(succeed)
     assert made.condition(SERVICE_KEY)["reason"] == "EngineCrashed"
     assert made.condition(SERVICE_KEY)["message"] == "The engine ended 3 times, last with exit code 1: no such device"

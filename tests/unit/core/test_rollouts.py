@@ -32,15 +32,19 @@ def roll_out(made: World, *, ready: int | None = None) -> None:
     deployment["status"] = {"observedGeneration": deployment["metadata"]["generation"], **done}
     ingress = [{"ip": "127.0.0.1", "ports": [{"port": 4321}]}]
     made.objects[ADDRESS]["status"] = {"loadBalancer": {"ingress": ingress}}
-    put_pod(made, "s-0", deployment["spec"]["template"]["metadata"]["annotations"], ready=True)
+    put_pod(made, "s-0", ready=True)
 
 
-def put_pod(made: World, name: str, annotations: dict[str, str], *, ready: bool, restarts: int = 0) -> None:
+def put_pod(made: World, name: str, *, ready: bool, restarts: int = 0, ran_seconds: int = 1) -> None:
+    """An engine pod of the Deployment's present template."""
+    template = made.objects[DEPLOYMENT]["spec"]["template"]
     labels = {LABEL_KIND: "InferenceService", LABEL_NAME: "s", LABEL_STEP: "serve"}
-    last = {"terminated": {"exitCode": 1, "message": "unknown argument"}}
+    times = {"startedAt": "2026-01-02T03:00:00Z", "finishedAt": f"2026-01-02T03:{ran_seconds // 60:02}:01Z"}
+    last = {"terminated": {"exitCode": 1, "message": "unknown argument", **times}}
     made.objects[ObjectKey("Pod", "default", name)] = {
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "labels": labels, "annotations": annotations},
+        "metadata": {"name": name, "namespace": "default", "labels": labels} | template["metadata"],
+        "spec": {**template["spec"], "restartPolicy": "Always"},
         "status": {
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
             "containerStatuses": [{"restartCount": restarts, "ready": ready, "lastState": last}],
@@ -73,8 +77,7 @@ def test_a_new_variant_is_served_only_once_its_engines_answer() -> None:
 def test_a_change_that_crashes_is_stalled_and_says_that_the_old_engines_answer() -> None:
     made = serving()
     change(made, extraArgs=["--no-such-flag"])
-    wanted = made.objects[DEPLOYMENT]["spec"]["template"]["metadata"]["annotations"]
-    put_pod(made, "s-1", wanted, ready=False, restarts=5)
+    put_pod(made, "s-1", ready=False, restarts=5)
     made.settle(succeed)
     assert made.condition(KEY, "Stalled")["status"] == "True"
     assert made.condition(KEY)["reason"] == "EngineCrashed"
@@ -85,9 +88,44 @@ def test_a_change_that_crashes_is_stalled_and_says_that_the_old_engines_answer()
 
 def test_an_engine_that_has_recovered_is_not_called_crashed() -> None:
     made = serving()
-    put_pod(made, "s-0", {}, ready=True, restarts=9)
+    put_pod(made, "s-0", ready=True, restarts=9)
     made.settle(succeed)
     assert made.condition(KEY)["message"] == f"1 of 1 engines answer at {URL}/v1."
+
+
+def test_an_engine_that_ends_now_and_then_is_starting_again_and_not_crashing() -> None:
+    made = serving()
+    roll_out(made, ready=0)
+    put_pod(made, "s-0", ready=False, restarts=9, ran_seconds=3000)
+    made.settle(succeed)
+    assert made.condition(KEY)["reason"] == "Starting"
+
+
+def test_the_crash_of_an_engine_of_an_earlier_spec_is_not_held_against_the_new_one() -> None:
+    made = serving({**SERVICE["spec"], "extraArgs": ["--no-such-flag"]})
+    roll_out(made, ready=0)
+    put_pod(made, "s-0", ready=False, restarts=5)
+    made.settle(succeed)
+    assert made.condition(KEY)["reason"] == "EngineCrashed"
+    change(made)
+    assert made.condition(KEY)["reason"] == "Starting"
+
+
+def test_a_service_that_turns_from_a_model_to_a_variant_ends_the_conversion_it_began() -> None:
+    made = World()
+    for item in (MODEL, QUANT, manifest("InferenceService", "s", {"modelRef": {"name": "m"}})):
+        made.put(item)
+
+    def answer(label: str) -> Any:
+        return succeed(label)
+
+    for key in (ObjectKey("SLMModel", "default", "m"), ObjectKey("QuantJob", "default", "q")):
+        while made.execute(key, made.plan(key)) + made.finish_jobs(answer):
+            pass
+    made.execute(KEY, made.plan(KEY))
+    begun = [key for key in made.objects if key.kind == "Job" and key.name.startswith("s-convert")]
+    made.put(manifest("InferenceService", "s", SERVICE["spec"]))
+    assert (len(begun), made.plan(KEY).delete) == (1, tuple(begun))
 
 
 def test_a_service_of_three_answers_with_one_and_says_so() -> None:
