@@ -189,7 +189,9 @@ CASES: dict[str, Case] = {
     "config that contradicts the weights": Case(
         config(vocab_size=600), Reason.INVALID_CONFIG, "the shape [600, 256], but the weights"
     ),
-    "missing tokenizer": Case(without("tokenizer.json"), Reason.MISSING_TOKENIZER, "no tokenizer.json"),
+    "missing tokenizer": Case(
+        without("tokenizer.json"), Reason.MISSING_TOKENIZER, "has neither tokenizer.json nor tokenizer.model"
+    ),
     "weights quantized already": Case(
         config(quantization_config={"bits": 4}), Reason.UNSUPPORTED_DTYPE, "are quantized already"
     ),
