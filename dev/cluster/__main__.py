@@ -50,12 +50,8 @@ def start(*, control_plane: bool) -> None:
     with_node = not control_plane and os.getuid() == 0
     if not control_plane and not with_node:
         sys.stderr.write("==> Not root, so no node: the control plane alone\n")
-    if with_node and (missing := node.missing_packages()):
-        sys.stderr.write(f"==> Installing {' '.join(missing)}\n")
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    if with_node:
+        node.install_packages()
     cluster = open_cluster(with_node=with_node)
     cluster.up()
     sys.stderr.write(f"==> Kubernetes is up: export KUBECONFIG={cluster.kubeconfig}\n")

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,8 +21,8 @@ from dev.cluster.processes import Processes
 from dev.cluster.versions import chosen_version
 
 ADDONS = Path(__file__).parent / "addons"
-HOST_ADDRESS, NODE_ADDRESS = "10.246.0.1", "10.246.0.2"
-"""Ends of the link between the host and the node's network namespace; no other network is reached."""
+LINK_RANGE = "10.246"
+"""First half of the addresses of links between the host and nodes; no other network is reached."""
 NODE_PORTS = Ports(api=6443, etcd=2379, etcd_peer=2380, controllers=10257, scheduler=10259)
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 IN_PODS = ("coredns", "local-path-provisioner", "metrics-server")
@@ -45,7 +46,9 @@ class Cluster:
         self.with_node = with_node
         self.binary = build.kubernetes(chosen_version())
         self.processes = Processes(folder)
-        address = NODE_ADDRESS if with_node else "127.0.0.1"
+        number = zlib.crc32(name.encode()) % 256  # Clusters of different names can run side by side.
+        self._host_address = f"{LINK_RANGE}.{number}.1"
+        address = f"{LINK_RANGE}.{number}.2" if with_node else "127.0.0.1"
         self.site = Site(folder, self.binary, address, self._ports())
         self.node = node.Node(self.site, name)
 
@@ -59,7 +62,7 @@ class Cluster:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.with_node:  # Again after a reboot, which takes the network and what lies below /run away.
             self.node.folder.mkdir(exist_ok=True)
-            self.node.make_network(HOST_ADDRESS)
+            self.node.make_network(self._host_address)
             self.node.write_files()
         if not (self.site.certificates / "kubelet.crt").exists():
             self._write_credentials()
@@ -137,12 +140,12 @@ class Cluster:
         self.processes.start("containerd", commands["containerd"])
         self.processes.wait("containerd", self.node.socket.exists)
         self._load_own_images()
-        for name in ("kubelet", "kube-proxy"):
-            self.processes.start(name, commands[name])
+        self.processes.start("kubelet", commands["kubelet"])
         for path in sorted(ADDONS.glob("*.yaml")):
             volumes = str(self.folder / "volumes")
             self.kubectl("apply", "--server-side", "-f", "-", stdin=path.read_text().replace("$VOLUMES", volumes))
         self.processes.wait("kubelet", self._node_exists)
+        self.processes.start("kube-proxy", commands["kube-proxy"])
         self.kubectl("wait", "--for=condition=Ready", f"node/{node.NAME}", f"--timeout={READY_SECONDS}s")
         self.kubectl("rollout", "status", "deployment", "-n", "kube-system", f"--timeout={READY_SECONDS}s")
 
@@ -179,9 +182,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def control_plane_in(folder: Path) -> Iterator[Cluster]:
-    """A control plane for tests: no root, no node."""
-    cluster = Cluster(folder, with_node=False)
+def cluster_in(folder: Path, *, with_node: bool, name: str = "test") -> Iterator[Cluster]:
+    """A cluster for tests, gone afterwards."""
+    cluster = Cluster(folder, with_node=with_node, name=name)
     try:
         cluster.up()
         yield cluster

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,10 +76,10 @@ class Node:
         for part in ("cni", "pod-logs", "volume-plugins"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self.run.mkdir(exist_ok=True)
-        (self.folder / "containerd.toml").write_text(containerd_config(self))
-        (self.folder / "cni" / "10-bridge.conflist").write_text(json.dumps(cni_config(self)))
-        write_yaml(self.folder / "kubelet.yaml", kubelet_config(self))
-        write_yaml(self.folder / "proxy.yaml", proxy_config(self))
+        write_changed(self.folder / "containerd.toml", containerd_config(self))
+        write_changed(self.folder / "cni" / "10-bridge.conflist", json.dumps(cni_config(self)))
+        write_changed(self.folder / "kubelet.yaml", yaml.safe_dump(kubelet_config(self)))
+        write_changed(self.folder / "proxy.yaml", yaml.safe_dump(proxy_config(self)))
         for controller in controllers():
             (controller / self.namespace).mkdir(exist_ok=True)
 
@@ -148,6 +149,15 @@ def missing_packages() -> list[str]:
     return [] if complete else list(PACKAGES)
 
 
+def install_packages() -> None:
+    """Install what is missing; raises CalledProcessError."""
+    if missing := missing_packages():
+        sys.stderr.write(f"==> Installing {' '.join(missing)}\n")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+            subprocess.run(["apt-get", "-qq", *command], check=True, capture_output=True, text=True, env=environment)
+
+
 def run(command: str) -> None:
     """A command of ours, by words; raises CalledProcessError with what it said."""
     subprocess.run(command.split(), check=True, capture_output=True, text=True)
@@ -166,9 +176,10 @@ def mounts() -> list[Path]:
     return [Path(line.split()[4].encode().decode("unicode_escape")) for line in lines]
 
 
-def write_yaml(path: Path, document: dict[str, Any]) -> None:
-    """One document."""
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+def write_changed(path: Path, text: str) -> None:
+    """Leave a file that is right alone: kube-proxy ends itself when its configuration is written."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def containerd_config(node: Node) -> str:

@@ -44,10 +44,10 @@ class Processes:
         """End the components, last named last; each gets a moment to end by itself."""
         known = self._load()
         for name in names:
-            process = _process(known.pop(name, {}))
-            if process:
-                _end(process)
-            self._save(known)
+            if entry := known.pop(name, None):
+                if process := _process(entry):
+                    _end(process)
+                self._save(known)
 
     def kill(self, name: str) -> None:
         """SIGKILL, for tests of what happens then."""

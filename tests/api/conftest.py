@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev.cluster.build import BuildFailed
-from dev.cluster.cluster import Cluster, control_plane_in
+from dev.cluster.cluster import Cluster, cluster_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """etcd, API server, controllers and scheduler, with the CRDs installed."""
     try:
-        with control_plane_in(tmp_path_factory.mktemp("control-plane")) as cluster:
+        with cluster_in(tmp_path_factory.mktemp("control-plane"), with_node=False) as cluster:
             cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
             cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
             yield cluster
