@@ -267,8 +267,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None], Reason, str]] = {
     "no tokenizer": (remove("tokenizer.json"), Reason.MISSING_TOKENIZER, "The repository has neither tokenizer.json"),
     "unigram": (edit_model(type="Unigram"), Reason.UNSUPPORTED_TOKENIZER, "tokenizer.json is of the kind Unigram"),
     "ids": (edit_model(vocab={"a": 9999}), Reason.UNSUPPORTED_TOKENIZER, "Token 'a' has the id 9999, outside"),
-    "merges": (edit_model(merges=7), Reason.UNSUPPORTED_TOKENIZER, "tokenizer.json is malformed"),
-    "surrogate": (edit_model(vocab={"\ud800": 1}), Reason.UNSUPPORTED_TOKENIZER, "tokenizer.json is malformed"),
+    "merges": (
+        edit_model(merges=7),
+        Reason.UNSUPPORTED_TOKENIZER,
+        "tokenizer.json or tokenizer_config.json is malformed",
+    ),
+    "surrogate": (
+        edit_model(vocab={"\ud800": 1}),
+        Reason.UNSUPPORTED_TOKENIZER,
+        "tokenizer.json or tokenizer_config.json is malformed",
+    ),
     "no merges": (edit_model(merges=[]), Reason.UNSUPPORTED_TOKENIZER, "has no merges, so it splits every text into"),
     "dropout": (edit_model(dropout=0.1), Reason.UNSUPPORTED_TOKENIZER, "has dropout 0.1, which llama.cpp does not do"),
     "lower case": (

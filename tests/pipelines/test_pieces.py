@@ -196,7 +196,7 @@ DOCUMENTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         "ranks merges that make the same token apart",
     ),
     "endless token": (change("model", vocab={"a" * 513: 0}), "has a token of 513 letters, more than the 512 allowed"),
-    "merge of three": (change("model", merges=["a b c"]), "tokenizer.json is malformed"),
+    "merge of three": (change("model", merges=["a b c"]), "tokenizer.json or tokenizer_config.json is malformed"),
     "id outside": (change("model", vocab={"a": VOCAB}), f"Token 'a' has the id {VOCAB}, outside"),
 }
 

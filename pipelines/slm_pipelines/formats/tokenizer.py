@@ -13,6 +13,8 @@ from slm_pipelines.formats.special_tokens import special_tokens
 from slm_pipelines.formats.vocabulary import Vocabulary, unsupported
 
 JSON_NAME, OPTIONS_NAME = "tokenizer.json", "tokenizer_config.json"
+SHOWN_LETTERS = 120
+"""Of a fault in words; some quote the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenize
         return _build(files, document, options or {}, config)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         read = " or ".join(name for name in (JSON_NAME, MODEL_NAME, OPTIONS_NAME) if name in files)
-        raise unsupported(f"{read} is malformed ({error!r})") from None
+        raise unsupported(f"{read} is malformed ({repr(error)[:SHOWN_LETTERS]})") from None
 
 
 def _build(
