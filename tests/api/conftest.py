@@ -12,7 +12,7 @@ from dev.cluster.cluster import Cluster, cluster_in
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """etcd, API server, controllers and scheduler, with the CRDs installed."""
     try:
