@@ -7,7 +7,7 @@ import sys
 
 from dev.cluster import node
 from dev.cluster.build import BuildFailed
-from dev.cluster.cluster import Cluster, state_folder
+from dev.cluster.cluster import PORTS_RECORD, Cluster, state_folder
 from dev.cluster.processes import StartFailed
 
 EPILOG = """examples:
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 def open_cluster(*, with_node: bool | None = None) -> Cluster:
     """The cluster in the usual folder; what it is made of was decided when it started."""
     folder = state_folder()
-    started = (folder / "ports.json").exists() or (folder / "node").exists()
+    started = (folder / PORTS_RECORD).exists() or (folder / "node").exists()
     found = (folder / "node").exists() if started or with_node is None else with_node
     return Cluster(folder, with_node=found)
 

@@ -32,23 +32,28 @@ def module_file(version: str) -> Path:
     return SOURCE / ("go.mod" if version == KUBERNETES[DEFAULT_MINOR] else f"kubernetes-{version}.mod")
 
 
-def kubernetes(version: str) -> Path:
-    """The binary that holds every component of a Kubernetes version and etcd; built when it is not there."""
+def kubernetes_path(version: str) -> Path:
+    """Where the binary of a Kubernetes version lies once it is built; its name changes with what it is built from."""
     module = module_file(version)
     parts = (SOURCE / "main.go", module, module.with_suffix(".sum"))
     digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:DIGEST_LENGTH]
+    return _place(f"kubernetes-{version}-{digest}")
+
+
+def kubernetes(version: str) -> Path:
+    """The binary that holds every component of a Kubernetes version and etcd; built when it is not there."""
     major, minor, _ = version.split(".")
     stamps = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
     flags = "-s -w " + " ".join(f"-X {VERSION_PACKAGE}.{name}={value}" for name, value in stamps.items())
-    command = ["build", "-trimpath", f"-modfile={module}", "-ldflags", flags, "-o"]
-    return _built(f"kubernetes-{version}-{digest}", command, SOURCE, f"Kubernetes {version}")
+    command = ["install", "-trimpath", f"-modfile={module_file(version)}", "-ldflags", flags, "."]
+    return _built(kubernetes_path(version), command, SOURCE, f"Kubernetes {version}")
 
 
 def tool(name: str) -> Path:
     """A program of ``versions.TOOLS``; built when it is not there."""
     wanted = TOOLS[name]
     command = ["install", "-trimpath", "-ldflags", "-s -w", f"{wanted.package}@{wanted.version}"]
-    return _built(f"{name}-{wanted.version}", command, Path("/"), f"{name} {wanted.version}")
+    return _built(_place(f"{name}-{wanted.version}"), command, Path("/"), f"{name} {wanted.version}")
 
 
 def tools(names: Iterable[str]) -> dict[str, Path]:
@@ -56,24 +61,25 @@ def tools(names: Iterable[str]) -> dict[str, Path]:
     return {name: tool(name) for name in names}
 
 
-def _built(name: str, command: list[str], folder: Path, title: str) -> Path:
+def _place(name: str) -> Path:
+    return cache_folder() / "bin" / name
+
+
+def _built(target: Path, command: list[str], folder: Path, title: str) -> Path:
     """The program in the cache. It appears there whole or not at all; two builders at once do no harm."""
-    target = cache_folder() / "bin" / name
     if target.exists():
         return target
     if shutil.which("go") is None:
         raise BuildFailed(f"{title} is built with Go, which is not on PATH: apt-get install golang")
     sys.stderr.write(f"==> Building {title} (once; kept in {target.parent})\n")
     began = time.monotonic()
-    scratch = target.with_name(f".{name}-{os.getpid()}")
+    scratch = target.with_name(f".{target.name}-{os.getpid()}")
     scratch.mkdir(parents=True)
     try:
-        arguments = [*command, str(scratch / "program")] if command[-1] == "-o" else command
         environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(scratch), "GOWORK": "off"}
         done = subprocess.run(
-            ["go", *arguments, *(["."] if command[-1] == "-o" else [])],
-            cwd=folder, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["go", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise BuildFailed(f"{title} could not be built:\n{done.stderr[-2000:]}")
         (made,) = scratch.iterdir()

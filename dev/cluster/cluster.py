@@ -29,6 +29,8 @@ IN_PODS = ("coredns", "local-path-provisioner", "metrics-server")
 """Tools that run as pods, each as the only program of an image."""
 BUSYBOX_NAMES = ("busybox", "sh", "mkdir", "rm", "cat", "sleep", "wget", "nc", "nslookup")
 READY_SECONDS = 240
+PORTS_RECORD = "ports.json"
+"""Written by `up`: it also says that a cluster has no node."""
 
 
 def state_folder() -> Path:
@@ -44,7 +46,8 @@ class Cluster:
     def __init__(self, folder: Path, *, with_node: bool, name: str = "dev") -> None:
         self.folder = folder
         self.with_node = with_node
-        self.binary = build.kubernetes(chosen_version())
+        self._version = chosen_version()
+        self.binary = build.kubernetes_path(self._version)  # Built by `up`: to ask or to end needs no build.
         self.processes = Processes(folder)
         number = zlib.crc32(name.encode()) % 256  # Clusters of different names can run side by side.
         self._host_address = f"{LINK_RANGE}.{number}.1"
@@ -59,11 +62,14 @@ class Cluster:
 
     def up(self) -> None:
         """Start what does not run yet, and return once all of it works; raises StartFailed."""
+        build.kubernetes(self._version)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.with_node:  # Again after a reboot, which takes the network and what lies below /run away.
             self.node.folder.mkdir(exist_ok=True)
             self.node.make_network(self._host_address)
             self.node.write_files()
+        else:
+            (self.folder / PORTS_RECORD).write_text(json.dumps(asdict(self.site.ports)))
         if not (self.site.certificates / "kubelet.crt").exists():
             self._write_credentials()
         self.start_control_plane()
@@ -119,13 +125,10 @@ class Cluster:
 
     def _ports(self) -> Ports:
         """Fixed inside a namespace; else free ones, kept for as long as the cluster lives."""
-        record = self.folder / "ports.json"
         if self.with_node:
             return NODE_PORTS
-        if not record.exists():
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            record.write_text(json.dumps(asdict(Ports(*free_ports(5)))))
-        return Ports(**json.loads(record.read_text()))
+        record = self.folder / PORTS_RECORD
+        return Ports(**json.loads(record.read_text())) if record.exists() else Ports(*free_ports(5))
 
     def _write_credentials(self) -> None:
         users = dict(control_plane.USERS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_operator.adapters.sqlite_schema import open_database
+from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, Conflict
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
 
@@ -202,12 +203,6 @@ class SqliteCluster:
         for owner in meta.get("ownerReferences", []):
             if not self._db.execute("SELECT 1 FROM objects WHERE uid = ?", (owner["uid"],)).fetchone():
                 raise Conflict(f"{key} was not written: its owner {owner['kind']} {owner['name']} was deleted.")
-
-
-def key_of(manifest: Manifest) -> ObjectKey:
-    """Key of a manifest; without a namespace it is in ``default``."""
-    meta = manifest["metadata"]
-    return ObjectKey(manifest["kind"], meta.get("namespace") or "default", meta["name"])
 
 
 def controller_of(manifest: Manifest) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from slm_operator.adapters.process_table import ProcessRecord
-from slm_operator.adapters.sqlite import SqliteCluster, key_of
+from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG, TIMEOUT, USAGE, CommandFailed
@@ -17,6 +17,7 @@ from slm_operator.cli.selecting import Selection, Selector, parse_selection, sel
 from slm_operator.cli.session import Namespace, describe_absence, display_name, local_paths, namespace_of, open_cluster
 from slm_operator.cli.terminal import Quiet, terminal
 from slm_operator.cli.writing import Files, Kustomize, Recursive, read_wanted
+from slm_operator.core.plan import key_of
 from slm_operator.errors import DaemonRunning, NotFound
 from slm_operator.local.leftovers import end_records, find_living, read_records
 from slm_operator.local.lifecycle import running_pid
@@ -25,7 +26,7 @@ from slm_operator.ports import ObjectKey
 
 app = typer.Typer()
 POLL_SECONDS = 0.1
-CHILD_KINDS = ("Job", "Deployment", "Pod")
+KINDS_WITH_PROCESSES = ("Job", "Deployment", "Pod")
 """What has processes, owners before what they own."""
 
 
@@ -56,7 +57,7 @@ async def find_pods(cluster: SqliteCluster, key: ObjectKey) -> set[str]:
     root = await cluster.get(key)
     family = {root["metadata"]["uid"]} if root else set()
     pods = set(family) if key.kind == "Pod" else set()
-    for kind in CHILD_KINDS:
+    for kind in KINDS_WITH_PROCESSES:
         for child in await cluster.list(kind, key.namespace):
             if any(owner["uid"] in family for owner in child["metadata"].get("ownerReferences", [])):
                 family.add(child["metadata"]["uid"])

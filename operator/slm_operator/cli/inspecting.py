@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from slm_operator.adapters.sqlite import key_of
 from slm_operator.cli.command import Command
 from slm_operator.cli.completing import complete_objects
 from slm_operator.cli.exits import EPILOG
@@ -26,6 +25,7 @@ from slm_operator.cli.session import (
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import terminal
 from slm_operator.cli.writing import wanted_part
+from slm_operator.core.plan import key_of
 from slm_operator.ports import Manifest
 
 app = typer.Typer()

@@ -23,7 +23,8 @@ from slm_operator.cli.session import (
     open_cluster,
 )
 from slm_operator.cli.terminal import terminal
-from slm_operator.ports import Manifest, ObjectKey
+from slm_operator.core.plan import key_of
+from slm_operator.ports import Manifest
 
 app = typer.Typer()
 ORDER = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -42,11 +43,6 @@ class Output(StrEnum):
 
 TABLES = (Output.TABLE, Output.WIDE)
 """Forms for people, who are told what else there is to know."""
-
-
-def key_of(manifest: Manifest) -> ObjectKey:
-    """Identity of a stored object."""
-    return ObjectKey(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
 
 
 def render(items: Sequence[Manifest], output: Output, *, single: bool, with_namespace: bool) -> str:

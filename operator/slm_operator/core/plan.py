@@ -46,6 +46,6 @@ class Plan:
 
 
 def key_of(manifest: Manifest) -> ObjectKey:
-    """Identity of a manifest."""
+    """Identity of a manifest; without a namespace it is in ``default``."""
     meta = manifest["metadata"]
-    return ObjectKey(manifest["kind"], meta.get("namespace", "default"), meta["name"])
+    return ObjectKey(manifest["kind"], meta.get("namespace") or "default", meta["name"])

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from slm_operator.adapters.kubelet import ProcessKubelet
-from slm_operator.adapters.sqlite import SqliteCluster, key_of
+from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.api.registry import KINDS
+from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import SystemClock, build_controller, build_local_placement
 from slm_operator.local.faults import forget_faults
