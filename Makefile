@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-LOCKS := requirements/build.txt requirements/runtime.txt requirements/check.txt requirements/test.txt
+LOCKS := requirements/build.txt requirements/runtime.txt requirements/cluster.txt requirements/check.txt requirements/test.txt
 SOURCES := operator pipelines dev tests
 BENCH ?= all
 

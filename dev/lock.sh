@@ -11,6 +11,7 @@ compile() {
         --no-emit-index-url --no-emit-find-links --output-file "requirements/$target.txt" "$@"
 }
 compile runtime "$@" pyproject.toml
+compile cluster "$@" --constraints requirements/runtime.txt --extra cluster pyproject.toml
 compile check "$@" --constraints requirements/runtime.txt --group check
-compile test "$@" --constraints requirements/runtime.txt --group test --group cluster-dev
+compile test "$@" --constraints requirements/cluster.txt --group test --group cluster-dev
 compile build "$@" --group build
