@@ -5,6 +5,8 @@ SlmError
 ├── NotFound             a named object does not exist
 ├── Conflict             the object changed or belongs to somebody else
 ├── ClusterUnavailable   the API server or the local backend cannot be reached; retried
+├── Refused              the API server will not take the object: quota, admission, RBAC; retried slowly
+│   └── Terminating      its namespace is being deleted
 ├── DaemonRunning        another daemon holds the state folder
 └── EngineMissing        llama.cpp is neither found nor installable
 """
@@ -34,6 +36,18 @@ class Conflict(SlmError):
 
 class ClusterUnavailable(SlmError):
     """The API server or local backend cannot be reached."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Refused(SlmError):
+    """The API server will not take an object as it is: a quota, an admission policy, a missing permission."""
+
+
+class Terminating(Refused):
+    """Nothing new is made in a namespace that is being deleted."""
 
 
 class DaemonRunning(SlmError):
