@@ -3,7 +3,9 @@
 SlmError
 ├── InvalidManifest      the user's manifest breaks a rule; carries a Reason, never retried
 ├── NotFound             a named object does not exist
-├── Conflict             the object changed or belongs to somebody else
+├── Conflict             the object changed in between; looked at again
+│   └── NameTaken        an object of that name belongs to somebody else
+├── NamespaceEnding      the namespace is being deleted, so nothing can be created in it
 ├── ClusterUnavailable   the API server or the local backend cannot be reached; retried
 ├── Refused              the API server will not take the object: quota, admission, RBAC; retried slowly
 │   └── Terminating      its namespace is being deleted
@@ -31,7 +33,15 @@ class NotFound(SlmError):
 
 
 class Conflict(SlmError):
-    """The object changed in between, or belongs to somebody else."""
+    """The object changed or went away in between: look again."""
+
+
+class NameTaken(Conflict):
+    """An object of that name exists and belongs to somebody else, so somebody must rename something."""
+
+
+class NamespaceEnding(SlmError):
+    """The namespace is being deleted, so nothing can be created in it."""
 
 
 class ClusterUnavailable(SlmError):

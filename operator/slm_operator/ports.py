@@ -25,9 +25,12 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """A place that keeps objects and runs Jobs and Deployments: an API server or the local backend.
 
-    Errors: every method raises ``slm_operator.errors.ClusterUnavailable`` when the place cannot be
-    reached; ``apply`` and ``update_status`` raise ``Conflict`` when the object is owned by someone else or
-    was deleted in between.
+    Errors: every method raises ``slm_operator.errors.ClusterUnavailable`` when the place cannot be reached. Writes
+    raise ``Conflict`` when the object changed or was deleted in between, ``NameTaken`` where they would have to change
+    an object that somebody else controls, and ``NamespaceEnding`` when nothing can be created any more.
+
+    What a write answered is what the next ``get`` and ``list`` show, at least: a cache takes it in at once, so that a
+    planner never misses what the operator itself did a moment ago.
     """
 
     async def get(self, key: ObjectKey) -> Manifest | None:
@@ -36,6 +39,10 @@ class Cluster(Protocol):
 
     async def list(self, kind: str, namespace: str = "", labels: Mapping[str, str] | None = None) -> Sequence[Manifest]:
         """Objects of a kind, in one namespace or all (empty), whose labels include ``labels``."""
+        ...
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create the object, or leave the one of that name as it is; returns what is there, whoever it belongs to."""
         ...
 
     async def apply(self, manifest: Manifest) -> Manifest:
@@ -50,8 +57,17 @@ class Cluster(Protocol):
         """Replace ``status``; writes nothing when it is equal."""
         ...
 
+    async def set_finalizers(self, key: ObjectKey, resource_version: str, finalizers: Sequence[str]) -> None:
+        """Replace ``metadata.finalizers`` of the version that was read; an object that waits only for them is gone then.
+
+        Raises Conflict when the object has another version by now. One that is already gone is fine.
+        """
+        ...
+
     async def record(self, event: EventRecord) -> None:
-        """Record an Event."""
+        """Record an Event. It is never worth failing for: where none can be written, as in a namespace that is being
+        deleted, nothing is.
+        """
         ...
 
     def changes(self) -> AsyncIterator[ObjectKey]:

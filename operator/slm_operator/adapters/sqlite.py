@@ -16,7 +16,7 @@ from typing import Any
 
 from slm_operator.adapters.sqlite_schema import open_database
 from slm_operator.core.plan import key_of
-from slm_operator.errors import ClusterUnavailable, Conflict
+from slm_operator.errors import ClusterUnavailable, Conflict, NameTaken
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
 
 POLL_SECONDS = 0.1
@@ -55,6 +55,17 @@ class SqliteCluster:
         found = (json.loads(row[0]) for row in rows)
         return [each for each in found if wanted <= each["metadata"].get("labels", {}).items()]
 
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create the object, or return the one of that name as it is."""
+        with self._write():
+            key = key_of(manifest)
+            current = self._read(key)
+            if current is None:
+                self._check(key, manifest, None)
+                current = _merge(manifest, None, key)
+                self._save(key, current)
+        return current
+
     async def apply(self, manifest: Manifest) -> Manifest:
         """Create, or replace everything but ``status`` and the metadata that the store gives."""
         with self._write():
@@ -84,6 +95,18 @@ class SqliteCluster:
                 raise Conflict(f"{key} was deleted in between, so its status cannot be written.")
             if current.get("status") != status:
                 self._save(key, {**current, "status": status})
+
+    async def set_finalizers(self, key: ObjectKey, resource_version: str, finalizers: Sequence[str]) -> None:
+        """Replace the finalizers; they hold nothing here, because a deletion takes the whole family at once."""
+        with self._write():
+            current = self._read(key)
+            if current is None:
+                return
+            if current["metadata"]["resourceVersion"] != resource_version:
+                raise Conflict(f"{key} changed in between; read it again.")
+            if current["metadata"].get("finalizers", []) != [*finalizers]:
+                current["metadata"]["finalizers"] = [*finalizers]
+                self._save(key, current)
 
     async def record(self, event: EventRecord) -> None:
         """Count the event; equal ones share a row."""
@@ -199,7 +222,7 @@ class SqliteCluster:
         if current and controller_of(manifest) != controller_of(current):
             owner = _controller(current)
             holder = f"{owner['kind']} {owner['name']}" if owner else "nobody, so somebody made it by hand"
-            raise Conflict(f"{key} exists already and belongs to {holder}; delete it or choose another name.")
+            raise NameTaken(f"{key} exists already and belongs to {holder}; delete it or choose another name.")
         for owner in meta.get("ownerReferences", []):
             if not self._db.execute("SELECT 1 FROM objects WHERE uid = ?", (owner["uid"],)).fetchone():
                 raise Conflict(f"{key} was not written: its owner {owner['kind']} {owner['name']} was deleted.")

@@ -4,6 +4,36 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class ClusterPods:
+    """What only pods of a real cluster need; the local backend runs processes and has none of it."""
+
+    claim: str = "slm-store"
+    """Name of the PersistentVolumeClaim that holds a namespace's store. Made where there is none. Default: slm-store."""
+    storage: str = "100Gi"
+    """Size of a claim that the operator makes, a quantity. One that exists is never changed. Default: 100Gi."""
+    storage_class: str = ""
+    """StorageClass of a claim that the operator makes. Default: the cluster's default class."""
+    access_mode: str = "ReadWriteOnce"
+    """Access mode of a claim that the operator makes. With ReadWriteOnce all pods follow the volume to its node.
+    Default: ReadWriteOnce."""
+    image_pull_policy: str = "IfNotPresent"
+    """When nodes pull the images: Always, IfNotPresent or Never. Default: IfNotPresent."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the user's namespace that pull the images. Default: none."""
+    user: int = 65532
+    """User, group and fsGroup of every pod: what is in the store belongs to this group. Default: 65532, ``nonroot``."""
+    cpu_limit: str = "2"
+    """CPU limit of a container whose spec gives none, a quantity; threads are counted from it. Empty gives no limit,
+    and then as many threads as the node has CPUs. Default: 2, which fits the smallest nodes."""
+    cpu_request: str = "500m"
+    """CPU request of a container whose spec gives none, a quantity: small, so that a rollout finds room for one engine
+    more. Default: 500m."""
+    temporary_storage: str = "1Gi"
+    """Most that a container may write to its ``/tmp``, a quantity; whatever is large is written to the store.
+    Default: 1Gi."""
+
+
+@dataclass(frozen=True)
 class Placement:
     """Commands and folders as a child sees them."""
 
@@ -14,7 +44,7 @@ class Placement:
     engine_command: tuple[str, ...]
     """argv that runs llama-server, without options."""
     machine_cpus: int
-    """CPUs a child may use when it has no limit."""
+    """CPUs a child may use when it has no limit; on a cluster nobody knows before the pod has a node, so 0."""
     listen_host: str = "127.0.0.1"
     """Address engines listen on."""
     hub_endpoint: str = ""
@@ -27,3 +57,5 @@ class Placement:
     """Image of the pipelines; plain processes ignore it."""
     engine_image: str = "llama.cpp"
     """Image of the engine; plain processes ignore it."""
+    pods: ClusterPods | None = None
+    """How pods are built on a cluster; None on the local backend."""

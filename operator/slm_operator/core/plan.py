@@ -34,8 +34,13 @@ class EventRecord:
 class Plan:
     """What must be done for one object: carried out as it is, or not at all."""
 
-    status: Manifest
-    """The whole new status of the object."""
+    status: Manifest | None = None
+    """The whole new status of the object; None for an object whose status is not ours."""
+    hold: bool | None = None
+    """Whether the object must carry our finalizer from now on, before anything else is done; None leaves it as it is.
+    False lets the object go, after everything else is done."""
+    create: tuple[Manifest, ...] = ()
+    """Children to create where there is none of that name: they are never changed afterwards (Jobs, the claim)."""
     apply: tuple[Manifest, ...] = ()
     """Children to create or bring up to date."""
     delete: tuple[ObjectKey, ...] = ()

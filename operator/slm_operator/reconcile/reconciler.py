@@ -60,7 +60,8 @@ class Reconciler:
         for manifest in plan.apply:
             if not is_applied(manifest, await self._cluster.get(key_of(manifest))):
                 await self._cluster.apply(manifest)
-        await self._cluster.update_status(key, plan.status)
+        if plan.status is not None:
+            await self._cluster.update_status(key, plan.status)
         for event in plan.events:
             await self._cluster.record(event)
         return plan.requeue_after_seconds
