@@ -8,7 +8,6 @@ SlmError
 ├── NamespaceEnding      the namespace is being deleted, so nothing can be created in it
 ├── ClusterUnavailable   the API server or the local backend cannot be reached; retried
 ├── Refused              the API server will not take the object: quota, admission, RBAC; retried slowly
-│   └── Terminating      its namespace is being deleted
 ├── DaemonRunning        another daemon holds the state folder
 └── EngineMissing        llama.cpp is neither found nor installable
 """
@@ -54,10 +53,6 @@ class ClusterUnavailable(SlmError):
 
 class Refused(SlmError):
     """The API server will not take an object as it is: a quota, an admission policy, a missing permission."""
-
-
-class Terminating(Refused):
-    """Nothing new is made in a namespace that is being deleted."""
 
 
 class DaemonRunning(SlmError):
