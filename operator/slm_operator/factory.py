@@ -4,11 +4,14 @@ import os
 import sys
 from datetime import UTC, datetime
 
-from slm_operator.core.placement import Placement
-from slm_operator.ports import Cluster
+from slm_operator.core.placement import ClusterPods, Placement
+from slm_operator.ports import Cluster, Observer
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
-from slm_operator.settings import Settings
+from slm_operator.settings import OperatorSettings, Settings
+
+STORE_FOLDER = "/store"
+"""Where pods see their namespace's store."""
 
 
 class SystemClock:
@@ -38,6 +41,29 @@ def build_local_placement(settings: Settings, store: str) -> Placement:
     )
 
 
-def build_controller(cluster: Cluster, placement: Placement) -> Controller:
+def build_cluster_placement(settings: OperatorSettings) -> Placement:
+    """Children as pods of the project's images, with the store as a volume."""
+    return Placement(
+        store=STORE_FOLDER,
+        pipeline_command=("python3", "-m", "slm_pipelines"),
+        engine_command=("llama-server",),
+        machine_cpus=0,
+        listen_host="0.0.0.0",  # noqa: S104 - a pod has its own address, and a NetworkPolicy
+        hub_endpoint=settings.hub_endpoint,
+        allow_private_hosts=settings.allow_private_hosts,
+        image=settings.pipelines_image,
+        engine_image=settings.engine_image,
+        pods=ClusterPods(
+            claim=settings.store_claim,
+            storage=settings.store_size,
+            storage_class=settings.store_class,
+            access_mode=settings.store_access_mode,
+            image_pull_policy=settings.image_pull_policy,
+            image_pull_secrets=settings.image_pull_secrets,
+        ),
+    )
+
+
+def build_controller(cluster: Cluster, placement: Placement, observer: Observer | None = None) -> Controller:
     """The controller of all three kinds over a backend."""
-    return Controller(cluster, Reconciler(cluster, SystemClock(), placement))
+    return Controller(cluster, Reconciler(cluster, SystemClock(), placement), observer)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
 
-__all__ = ["Clock", "Cluster", "EventRecord", "Manifest", "ObjectKey"]
+__all__ = ["Clock", "Cluster", "EventRecord", "Manifest", "ObjectKey", "Observer"]
 
 
 class Clock(Protocol):
@@ -58,18 +58,52 @@ class Cluster(Protocol):
         ...
 
     async def set_finalizers(self, key: ObjectKey, resource_version: str, finalizers: Sequence[str]) -> None:
-        """Replace ``metadata.finalizers`` of the version that was read; an object that waits only for them is gone then.
+        """Replace ``metadata.finalizers`` of the version that was read; what waits only for them is gone then.
 
         Raises Conflict when the object has another version by now. One that is already gone is fine.
         """
         ...
 
     async def record(self, event: EventRecord) -> None:
-        """Record an Event. It is never worth failing for: where none can be written, as in a namespace that is being
-        deleted, nothing is.
-        """
+        """Record an Event. It is never worth failing for: where none can be written, nothing is."""
         ...
 
     def changes(self) -> AsyncIterator[ObjectKey]:
         """Keys of objects that may have changed, starting with every object that exists."""
         ...
+
+
+class Observer(Protocol):
+    """Is told what happens, for whoever watches the operator."""
+
+    def waiting(self, count: int) -> None:
+        """How many keys wait or are worked on."""
+        ...
+
+    def looked(self, key: ObjectKey, seconds: float, result: str) -> None:
+        """One look at an object ended: ``ok`` or an exception's name."""
+        ...
+
+    def judged(self, key: ObjectKey, ready: str, reason: str) -> None:
+        """Status and reason of an object's Ready condition."""
+        ...
+
+    def gone(self, key: ObjectKey) -> None:
+        """The object is not there (any more)."""
+        ...
+
+
+class Unobserved:
+    """The observer of a process that nobody watches."""
+
+    def waiting(self, count: int) -> None:
+        """Nobody asks."""
+
+    def looked(self, key: ObjectKey, seconds: float, result: str) -> None:
+        """Nobody asks."""
+
+    def judged(self, key: ObjectKey, ready: str, reason: str) -> None:
+        """Nobody asks."""
+
+    def gone(self, key: ObjectKey) -> None:
+        """Nobody asks."""

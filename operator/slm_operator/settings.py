@@ -1,12 +1,13 @@
-"""Settings of the operator and of ``slm``, from environment variables that start with ``SLM_``.
+"""Settings of ``slm`` and of the operator on a cluster, from environment variables that start with ``SLM_``.
 
 Each field's docstring gives effect, unit and default; ``docs/reference/settings.md`` is made from them.
 """
 
 import os
 import re
+import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -33,6 +34,10 @@ def check_namespace(name: str) -> str | None:
         f"{shown!r} is no name of a namespace: use at most {MAX_NAMESPACE_LENGTH} lower-case letters, digits and -, "
         "with a letter or digit at both ends"
     )
+
+
+def _split_commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -67,7 +72,7 @@ class Settings(BaseSettings):
     @field_validator("allow_private_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _split_commas(value)
 
     @field_validator("namespace")
     @classmethod
@@ -80,3 +85,54 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
+
+
+class OperatorSettings(BaseSettings):
+    """What the operator on a cluster can be told from outside; the Helm chart sets all of it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated namespaces whose objects are looked at. Default: all."""
+    operator_namespace: str = "default"
+    """Namespace of the operator itself, where its Lease lives. Default: default."""
+    pod_name: str = Field(default_factory=socket.gethostname)
+    """Who this replica is, as its Lease names it. Default: the host's name."""
+    lease_name: str = "slm-operator"
+    """Name of the Lease that the acting replica holds. Default: slm-operator."""
+    lease_seconds: float = Field(default=10.0, ge=3)
+    """How long after its last sign of life a replica is given up and another acts, seconds. Default: 10."""
+    listen_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of /healthz, /readyz and /metrics; 0 takes a free one. Default: 8080."""
+    pipelines_image: str = "slm-pipelines"
+    """Image of the pipeline steps. Default: slm-pipelines."""
+    engine_image: str = "llama-cpp"
+    """Image of the engine. Default: llama-cpp."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Pull policy of both images. Default: IfNotPresent."""
+    image_pull_secrets: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated names of pull secrets, which must exist in the namespaces of the objects. Default: none."""
+    store_claim: str = "slm-store"
+    """Name of the PersistentVolumeClaim that is each namespace's store. Default: slm-store."""
+    store_size: str = "100Gi"
+    """Size of a store that the operator makes. Default: 100Gi."""
+    store_class: str = ""
+    """StorageClass of a store that the operator makes. Default: the cluster's own default."""
+    store_access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = "ReadWriteOnce"
+    """Access mode of a store that the operator makes. ReadWriteMany lets engines run on any node. Default:
+    ReadWriteOnce."""
+    hub_endpoint: str = Field(default="", validation_alias=AliasChoices("SLM_HUB_ENDPOINT", "HF_ENDPOINT"))
+    """Base address of the hub where a source names none. Default: the public hub."""
+    allow_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated host or host:port inside private networks that may be contacted. Default: none."""
+    log_format: Literal["json", "text"] = "text"
+    """Form of the log lines. Default: text."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe lines that are logged. Default: info."""
+
+    @field_validator("watch_namespaces", "image_pull_secrets", "allow_private_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split_commas(value)

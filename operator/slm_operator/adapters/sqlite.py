@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_operator.adapters.sqlite_schema import open_database
+from slm_operator.core.manifests.metadata import controller_of, describe_controller
 from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, Conflict, NameTaken
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
@@ -220,23 +221,11 @@ class SqliteCluster:
             if meta.get(field, known.get(field)) != known.get(field):
                 raise Conflict(f"{key} changed or was deleted in between (its {field} differs); read it again.")
         if current and controller_of(manifest) != controller_of(current):
-            owner = _controller(current)
-            holder = f"{owner['kind']} {owner['name']}" if owner else "nobody, so somebody made it by hand"
+            holder = describe_controller(current)
             raise NameTaken(f"{key} exists already and belongs to {holder}; delete it or choose another name.")
         for owner in meta.get("ownerReferences", []):
             if not self._db.execute("SELECT 1 FROM objects WHERE uid = ?", (owner["uid"],)).fetchone():
                 raise Conflict(f"{key} was not written: its owner {owner['kind']} {owner['name']} was deleted.")
-
-
-def controller_of(manifest: Manifest) -> str:
-    """Uid of the owner that controls the object, or an empty string."""
-    owner = _controller(manifest)
-    return str(owner["uid"]) if owner else ""
-
-
-def _controller(manifest: Manifest) -> Manifest | None:
-    owners = manifest["metadata"].get("ownerReferences", [])
-    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def _merge(manifest: Manifest, current: Manifest | None, key: ObjectKey) -> Manifest:

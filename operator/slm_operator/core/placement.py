@@ -8,7 +8,7 @@ class ClusterPods:
     """What only pods of a real cluster need; the local backend runs processes and has none of it."""
 
     claim: str = "slm-store"
-    """Name of the PersistentVolumeClaim that holds a namespace's store. Made where there is none. Default: slm-store."""
+    """Name of the PersistentVolumeClaim that holds a namespace's store. Made if absent. Default: slm-store."""
     storage: str = "100Gi"
     """Size of a claim that the operator makes, a quantity. One that exists is never changed. Default: 100Gi."""
     storage_class: str = ""

@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+import time
 
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME
-from slm_operator.errors import SlmError
-from slm_operator.ports import Cluster, Manifest, ObjectKey
+from slm_operator.errors import ClusterUnavailable, SlmError
+from slm_operator.ports import Cluster, Manifest, ObjectKey, Observer, Unobserved
 from slm_operator.reconcile.queue import KeyedQueue
 from slm_operator.reconcile.reconciler import Reconciler
 
 WORKERS = 8
 """Objects reconciled at the same time: planners are quick, waiting for the API server is not."""
+STUCK_SECONDS = 180.0
+"""Work that is older than this hangs: one look makes a handful of requests, each of which ends within 30 s."""
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +22,14 @@ log = logging.getLogger(__name__)
 class Controller:
     """Keeps every object of our kinds reconciled until cancelled."""
 
-    def __init__(self, cluster: Cluster, reconciler: Reconciler) -> None:
+    def __init__(self, cluster: Cluster, reconciler: Reconciler, observer: Observer | None = None) -> None:
         self._cluster = cluster
         self._reconciler = reconciler
+        self._observer = observer or Unobserved()
         self._queue = KeyedQueue()
         self._owners: dict[ObjectKey, ObjectKey] = {}
         # A cache: children that are gone carry no labels any more, so their owner is remembered.
+        self._references = References()
 
     async def run(self) -> None:
         """Watch and work."""
@@ -34,34 +39,51 @@ class Controller:
             async for key in self._cluster.changes():
                 await self._notice(key)
 
+    def stuck(self) -> str:
+        """What has been waiting or worked on for too long, in a sentence; empty when work flows."""
+        oldest = self._queue.oldest()
+        if oldest is None or oldest[1] < STUCK_SECONDS:
+            return ""
+        return f"Work is stuck: {oldest[0]} has been waiting or worked on for {oldest[1]:.0f} s."
+
     async def _work(self) -> None:
         while True:
             key = await self._queue.take()
+            self._observer.waiting(len(self._queue))
+            began, result = time.monotonic(), "ok"
             try:
                 delay = await self._reconciler.reconcile(key)
-            except SlmError as error:
-                log.warning("reconcile failed", extra={"object": str(key), "error": str(error)})
-                self._queue.failed(key)
-            except Exception:
-                log.exception("reconcile hit a bug", extra={"object": str(key)})
-                self._queue.failed(key)
+            except Exception as error:  # noqa: BLE001 - one object's bug must not end the work on all others
+                result = type(error).__name__
+                self._put_back(key, error)
             else:
                 self._queue.done(key)
                 if delay is not None:
                     self._queue.add_after(key, delay)
+            self._observer.looked(key, time.monotonic() - began, result)
+
+    def _put_back(self, key: ObjectKey, error: Exception) -> None:
+        if not isinstance(error, SlmError):
+            log.error("reconcile hit a bug", extra={"object": str(key)}, exc_info=error)
+            self._queue.failed(key)
+            return
+        log.warning("reconcile failed", extra={"object": str(key), "error": str(error)})
+        asked = error.retry_after_seconds if isinstance(error, ClusterUnavailable) else None
+        self._queue.failed(key, at_least=asked or 0.0)
 
     async def _notice(self, key: ObjectKey) -> None:
+        manifest = await self._cluster.get(key)
         if key.kind not in KINDS:
-            owner = await self._owner(key)
+            owner = self._owner(key, manifest)
             if owner is not None:
                 self._queue.add(owner)
             return
+        self._references.learn(key, manifest)
         self._queue.add(key)
-        for dependant in await self._dependants(key):
+        for dependant in self._references.of(key):
             self._queue.add(dependant)
 
-    async def _owner(self, key: ObjectKey) -> ObjectKey | None:
-        manifest = await self._cluster.get(key)
+    def _owner(self, key: ObjectKey, manifest: Manifest | None) -> ObjectKey | None:
         if manifest is None:
             return self._owners.pop(key, None)
         labels = manifest["metadata"].get("labels", {})
@@ -71,20 +93,36 @@ class Controller:
         self._owners[key] = owner
         return owner
 
-    async def _dependants(self, key: ObjectKey) -> list[ObjectKey]:
-        """Objects whose references name ``key``, directly or through a QuantJob."""
-        found = []
-        for kind in ("QuantJob", "InferenceService"):
-            for manifest in await self._cluster.list(kind, key.namespace):
-                if key.kind == "InferenceService" or not names(manifest, key):
-                    continue
-                found.append(ObjectKey(kind, key.namespace, manifest["metadata"]["name"]))
-        return found
+
+class References:
+    """Who must be looked at when an object changes, because its spec names it."""
+
+    def __init__(self) -> None:
+        self._named: dict[ObjectKey, ObjectKey] = {}
+        self._dependants: dict[ObjectKey, set[ObjectKey]] = {}
+
+    def learn(self, key: ObjectKey, manifest: Manifest | None) -> None:
+        """Remember what an object names now; nothing when it is gone."""
+        before, now = self._named.pop(key, None), named_by(key, manifest)
+        if before is not None:
+            self._dependants[before].discard(key)
+            if not self._dependants[before]:
+                del self._dependants[before]
+        if now is not None:
+            self._named[key] = now
+            self._dependants.setdefault(now, set()).add(key)
+
+    def of(self, key: ObjectKey) -> list[ObjectKey]:
+        """Objects that name ``key``, directly or through a QuantJob."""
+        direct = self._dependants.get(key, set())
+        return sorted(direct.union(*(self._dependants.get(each, set()) for each in direct)))
 
 
-def names(manifest: Manifest, key: ObjectKey) -> bool:
-    """Whether a manifest's spec refers to ``key``."""
-    spec = manifest.get("spec", {})
-    field = {"SLMModel": "modelRef", "QuantJob": "quantJobRef"}.get(key.kind, "")
-    reference = spec.get(field) if isinstance(spec, dict) else None
-    return isinstance(reference, dict) and reference.get("name") == key.name
+def named_by(key: ObjectKey, manifest: Manifest | None) -> ObjectKey | None:
+    """The SLMModel or QuantJob that an object's spec refers to."""
+    spec = (manifest or {}).get("spec")
+    for field, kind in (("modelRef", "SLMModel"), ("quantJobRef", "QuantJob")):
+        reference = spec.get(field) if isinstance(spec, dict) else None
+        if isinstance(reference, dict) and isinstance(reference.get("name"), str):
+            return ObjectKey(kind, key.namespace, reference["name"])
+    return None

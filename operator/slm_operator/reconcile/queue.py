@@ -18,8 +18,9 @@ class KeyedQueue:
 
     def __init__(self) -> None:
         self._ready: deque[ObjectKey] = deque()
-        self._waiting: set[ObjectKey] = set()
-        self._working: set[ObjectKey] = set()
+        self._waiting: dict[ObjectKey, float] = {}
+        self._working: dict[ObjectKey, float] = {}
+        # Both with the time since when, for whoever asks whether work is stuck.
         self._again: set[ObjectKey] = set()
         self._failures: dict[ObjectKey, int] = {}
         self._timers: dict[ObjectKey, asyncio.TimerHandle] = {}
@@ -30,7 +31,7 @@ class KeyedQueue:
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
-            self._waiting.add(key)
+            self._waiting[key] = asyncio.get_running_loop().time()
             self._ready.append(key)
             self._wake.set()
 
@@ -55,8 +56,8 @@ class KeyedQueue:
             self._wake.clear()
             await self._wake.wait()
         key = self._ready.popleft()
-        self._waiting.discard(key)
-        self._working.add(key)
+        del self._waiting[key]
+        self._working[key] = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: ObjectKey) -> None:
@@ -64,20 +65,25 @@ class KeyedQueue:
         self._failures.pop(key, None)
         self._release(key)
 
-    def failed(self, key: ObjectKey) -> float:
-        """The work failed; the key comes back after the returned seconds."""
+    def failed(self, key: ObjectKey, at_least: float = 0.0) -> float:
+        """The work failed; the key comes back after the returned seconds, no earlier than ``at_least``."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        delay: float = min(BASE_DELAY_SECONDS * 2 ** min(count, 16), MAX_DELAY_SECONDS)
+        delay: float = max(at_least, min(BASE_DELAY_SECONDS * 2 ** min(count, 16), MAX_DELAY_SECONDS))
         self._release(key)
         self.add_after(key, delay)
         return delay
 
     def _release(self, key: ObjectKey) -> None:
-        self._working.discard(key)
+        del self._working[key]
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+
+    def oldest(self) -> tuple[ObjectKey, float] | None:
+        """The key that has been waiting or worked on longest, and for how many seconds."""
+        since = min((*self._waiting.items(), *self._working.items()), key=lambda item: item[1], default=None)
+        return None if since is None else (since[0], asyncio.get_running_loop().time() - since[1])
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._working)

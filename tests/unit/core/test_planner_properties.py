@@ -99,5 +99,6 @@ def test_planning_twice_gives_the_same_and_a_settled_world_needs_nothing(
         assert made.objects == frozen, "a planner changed what it was shown"
         assert made.execute(key, plan) == 0
         assert plan.events == ()
+        assert plan.status is not None
         holds = {item["type"] for item in plan.status["conditions"] if item["status"] == "True"}
         assert len(holds & {"Ready", "Reconciling", "Stalled"}) <= 1

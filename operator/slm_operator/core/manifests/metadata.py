@@ -50,7 +50,23 @@ def short_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def _controller(manifest: Manifest) -> Manifest | None:
+    owners = manifest["metadata"].get("ownerReferences", [])
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def controller_of(manifest: Manifest) -> str:
+    """Uid of the owner that controls the object, or an empty string."""
+    owner = _controller(manifest)
+    return str(owner["uid"]) if owner else ""
+
+
+def describe_controller(manifest: Manifest) -> str:
+    """Who controls the object, in words."""
+    owner = _controller(manifest)
+    return f"{owner['kind']} {owner['name']}" if owner else "nobody, so somebody made it by hand"
+
+
 def is_controlled_by(manifest: Manifest, owner: AnyResource) -> bool:
     """Whether the owner is the manifest's controller."""
-    owners = manifest["metadata"].get("ownerReferences", [])
-    return any(item.get("controller") and item.get("uid") == owner.metadata.uid for item in owners)
+    return controller_of(manifest) == owner.metadata.uid

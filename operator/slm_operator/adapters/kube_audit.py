@@ -1,0 +1,120 @@
+"""Looks whether the cache holds what the API server holds.
+
+Watches tell changes, but not everything: an object that is deleted while a watch is down leaves no event when the watch
+starts anew with a list, and a watch can hang. So the names and versions of all objects are listed now and then, without
+their content. What is gone is removed from the cache, and what the watch did not tell for too long is a fault that
+``/healthz`` shows. The first listing also says when the cache is full.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from slm_operator.adapters.kube_client import KubeClient
+from slm_operator.adapters.kube_kinds import KINDS, Kind
+from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.errors import SlmError
+from slm_operator.ports import ObjectKey
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE = "500"
+"""Objects in one answer: bounds what one listing holds in memory."""
+AUDIT_SECONDS = 300.0
+"""Between audits: a missed deletion is noticed this late at worst, and a thousand objects cost 20 ms each time."""
+BEHIND_SECONDS = 5.0
+"""Between looks while something is missing or a watch has just started anew."""
+STUCK_SECONDS = 120.0
+"""A watch that is behind for this long is stuck: it reconnects by itself within 70 s."""
+
+log = logging.getLogger(__name__)
+
+
+class Audit:
+    """Compares the cache with the API server."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: ObjectCache,
+        namespaces: Iterable[str],
+        field_selectors: Mapping[str, str],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._namespaces = tuple(namespaces) or ("",)
+        self._field_selectors = field_selectors
+        self._monotonic = monotonic
+        self._behind_since: dict[ObjectKey, float] = {}
+        self._look = asyncio.Event()
+        self.synced = asyncio.Event()
+        """Set once the cache held everything that was there."""
+
+    def soon(self) -> None:
+        """Look again soon: a watch has started anew."""
+        self._look.set()
+
+    def stuck(self) -> str:
+        """What the watches have not told for too long, in a sentence; empty when they keep up."""
+        now = self._monotonic()
+        for key, since in self._behind_since.items():
+            if now - since > STUCK_SECONDS:
+                return f"The watch of {key.kind} objects is stuck: {key} changed {now - since:.0f} s ago unseen."
+        return ""
+
+    async def run(self) -> None:
+        """Audit for ever."""
+        while True:
+            try:
+                behind = await self.compare()
+            except SlmError as error:
+                log.warning("audit failed", extra={"error": str(error)})
+                behind = True
+            if not behind:
+                self.synced.set()
+            starting = not self.synced.is_set()
+            pause = 0.2 if starting else BEHIND_SECONDS if behind else AUDIT_SECONDS
+            self._look.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._look.wait()
+                await asyncio.sleep(BEHIND_SECONDS)  # A new watch tells one object after the other: one look for all.
+            except TimeoutError:
+                pass
+
+    async def compare(self) -> bool:
+        """Remove what is gone; True when a watch has something left to tell."""
+        behind: dict[ObjectKey, float] = {}
+        now = self._monotonic()
+        for kind in KINDS.values():
+            for namespace in self._namespaces:
+                there, version = await self._list(kind, namespace)
+                for key in self._cache.keys(kind.name):
+                    if key not in there and namespace in ("", key.namespace) and self._cache.remove(key, version):
+                        log.info("deleted unseen", extra={"object": str(key)})
+                for key, listed in there.items():
+                    entry = self._cache.entry(key)
+                    if entry is None or entry.version < listed:
+                        behind[key] = self._behind_since.get(key, now)
+        self._behind_since = behind
+        return bool(behind)
+
+    async def _list(self, kind: Kind, namespace: str) -> tuple[dict[ObjectKey, int], int]:
+        """Versions of the objects, and the version of the list."""
+        there: dict[ObjectKey, int] = {}
+        query = {"limit": PAGE}
+        if kind.label_selector:
+            query["labelSelector"] = kind.label_selector
+        if kind.name in self._field_selectors:
+            query["fieldSelector"] = self._field_selectors[kind.name]
+        while True:
+            page = await self._client.read(kind.path(namespace), query, accept=METADATA_ONLY)
+            if page is None:
+                return {}, 0  # Its CRD is not served: nothing is there, and nothing is removed for it.
+            for item in page["items"]:
+                meta = item["metadata"]
+                there[ObjectKey(kind.name, meta["namespace"], meta["name"])] = int(meta["resourceVersion"])
+            if not page["metadata"].get("continue"):
+                return there, int(page["metadata"]["resourceVersion"])
+            query["continue"] = page["metadata"]["continue"]

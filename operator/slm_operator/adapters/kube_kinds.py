@@ -1,0 +1,56 @@
+"""Kinds the operator touches: where the API server serves them, and which of their objects it watches."""
+
+from dataclasses import dataclass
+
+from slm_operator.api.meta import GROUP, VERSION
+from slm_operator.ports import ObjectKey
+
+OURS = "app.kubernetes.io/managed-by=slm-operator"
+"""Selects what this operator made; a cluster's other Pods never reach it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of object."""
+
+    name: str
+    group: str
+    version: str
+    plural: str
+    label_selector: str = OURS
+    """Which objects are watched; empty for all."""
+
+    @property
+    def api_version(self) -> str:
+        """As manifests write it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """Path of a collection (no name), an object, or one of its subresources."""
+        parts = ["/apis" if self.group else "/api", self.api_version]
+        parts += ["namespaces", namespace] if namespace else []
+        return "/".join([*parts, self.plural, *(part for part in (name, subresource) if part)])
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("SLMModel", GROUP, VERSION, "slmmodels", ""),
+        Kind("QuantJob", GROUP, VERSION, "quantjobs", ""),
+        Kind("InferenceService", GROUP, VERSION, "inferenceservices", ""),
+        Kind("Job", "batch", "v1", "jobs"),
+        Kind("Pod", "", "v1", "pods"),
+        Kind("Deployment", "apps", "v1", "deployments"),
+        Kind("Service", "", "v1", "services"),
+        Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
+        Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
+        # Not only ours: a platform team may bring the store's claim itself. Which one is a field selector.
+        Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", ""),
+    )
+}
+"""All that is cached, by kind."""
+
+
+def path_of(key: ObjectKey, subresource: str = "") -> str:
+    """Path of an object or of one of its subresources."""
+    return KINDS[key.kind].path(key.namespace, key.name, subresource)

@@ -1,0 +1,128 @@
+"""One replica of the operator: it watches always, and acts while it holds the Lease."""
+
+import asyncio
+import logging
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import kopf
+from aiohttp import web
+from kubernetes.aio.client import ApiClient
+
+from slm_operator.adapters.kube import KubeCluster
+from slm_operator.adapters.kube_audit import Audit
+from slm_operator.adapters.kube_client import Always, KubeClient, open_api
+from slm_operator.adapters.kube_progress import ProgressReader
+from slm_operator.adapters.lease import Leadership, LeaseSettings
+from slm_operator.adapters.metrics import Metrics
+from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.api.meta import API_VERSION
+from slm_operator.errors import ClusterUnavailable
+from slm_operator.factory import build_cluster_placement, build_controller
+from slm_operator.handlers.health import build_app
+from slm_operator.handlers.watching import build_registry, build_settings
+from slm_operator.reconcile.controller import Controller
+from slm_operator.settings import OperatorSettings
+
+log = logging.getLogger(__name__)
+
+
+class Replica:
+    """Everything one process does."""
+
+    def __init__(self, settings: OperatorSettings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._cache = ObjectCache()
+        # A name of its own for each process: one that was killed cannot be mistaken for the one that follows it.
+        identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
+        lease = LeaseSettings(settings.operator_namespace, settings.lease_name, identity, settings.lease_seconds)
+        self._leadership = Leadership(lease)
+        self._controller: Controller | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; raises ClusterUnavailable without an API server that serves our kinds."""
+        async with open_api() as api:
+            free = KubeClient(api, Always(), self._metrics.count_request)
+            if await free.read(f"/apis/{API_VERSION}") is None:
+                message = f"The API server does not serve {API_VERSION}: install the CRDs (kubectl apply -f crds/)."
+                raise ClusterUnavailable(message)
+            audit = Audit(free, self._cache, self._settings.watch_namespaces, self._field_selectors())
+            async with self._serving(audit):
+                await self._work(api, free, audit)
+
+    def _field_selectors(self) -> dict[str, str]:
+        """Of all PersistentVolumeClaims, only the stores."""
+        return {"PersistentVolumeClaim": f"metadata.name={self._settings.store_claim}"}
+
+    async def _work(self, api: ApiClient, free: KubeClient, audit: Audit) -> None:
+        """Watch and lead until told to stop: first the acting ends and the Lease goes back, then the watching."""
+        stop, watching = asyncio.Event(), asyncio.Event()
+        leading = asyncio.create_task(self._lead(api, free, audit), name="lead")
+        auditing = asyncio.create_task(audit.run(), name="audit")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        informer = asyncio.create_task(self._watch(audit, watching), name="watch")
+        await asyncio.wait([asyncio.create_task(watching.wait()), informer], return_when=asyncio.FIRST_COMPLETED)
+        for number in (signal.SIGTERM, signal.SIGINT):  # kopf has set its own by now.
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        tasks = (leading, auditing, informer)
+        await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        for task in ended:
+            task.result()
+
+    async def _watch(self, audit: Audit, ready: asyncio.Event) -> None:
+        """kopf: lists and watches all kinds into the cache, for ever."""
+        namespaces = self._settings.watch_namespaces
+        await kopf.operator(
+            registry=build_registry(self._cache, audit.soon),
+            settings=build_settings(self._field_selectors()),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=ready,
+        )
+
+    async def _lead(self, api: ApiClient, free: KubeClient, audit: Audit) -> None:
+        """Act on full caches only, and only while the Lease is held."""
+        await audit.synced.wait()
+        log.info("caches are filled", extra={"identity": self._leadership.identity})
+        fenced = KubeClient(api, self._leadership, self._metrics.count_request)
+        cluster = KubeCluster(fenced, self._cache)
+        progress = ProgressReader(free, cluster, self._cache)
+
+        async def act() -> None:
+            self._controller = build_controller(cluster, build_cluster_placement(self._settings), self._metrics)
+            self._metrics.led(leads=True)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(progress.run())
+                    group.create_task(self._controller.run())
+            finally:
+                self._metrics.led(leads=False)
+                self._controller = None
+
+        await self._leadership.run(free, act)
+
+    @asynccontextmanager
+    async def _serving(self, audit: Audit) -> AsyncIterator[None]:
+        """The HTTP port, open while the replica works."""
+
+        def work() -> str:
+            return self._controller.stuck() if self._controller else ""
+
+        def filled() -> str:
+            return "" if audit.synced.is_set() else "The caches are being filled."
+
+        runner = web.AppRunner(build_app([work, audit.stuck], [filled], self._metrics))
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, port=self._settings.listen_port).start()
+            yield
+        finally:
+            await runner.cleanup()

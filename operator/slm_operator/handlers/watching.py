@@ -1,0 +1,80 @@
+"""kopf as informer: it authenticates, lists and watches, and every event goes into the cache."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import kopf
+
+from slm_operator.adapters.kube_kinds import KINDS
+from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.core.plan import key_of
+
+RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+LIST_PAGE = 500
+"""Objects in one answer of a listing: bounds memory when thousands exist."""
+IDLE_SECONDS = 0.1
+"""kopf keeps a task per object for this long after its last event; ours ends each at once."""
+
+log = logging.getLogger(__name__)
+
+
+class Patient:
+    """Delays of retries without end: while an API server restarts, watches wait instead of ending the operator."""
+
+    def __iter__(self) -> Any:
+        """The delays, seconds."""
+        yield from RECONNECT_SECONDS
+        while True:
+            yield RECONNECT_SECONDS[-1]
+
+
+def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
+    """Kopf as an informer and nothing else: no peering, no annotations, no finalizers, no Events of its own."""
+    settings = kopf.OperatorSettings()
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.networking.request_timeout = 60
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = cast("Iterable[float]", Patient())
+    settings.networking.enforce_retry_after = True
+    settings.watching.chunk_size = LIST_PAGE
+    settings.watching.server_timeout = 600
+    settings.queueing.idle_timeout = IDLE_SECONDS
+    for kind in KINDS.values():
+        selector = (kind.group, kind.version, kind.plural)
+        if kind.label_selector:
+            settings.watching.label_selectors[selector] = kind.label_selector
+        if kind.name in field_selectors:
+            settings.watching.field_selectors[selector] = field_selectors[kind.name]
+    return settings
+
+
+def build_registry(cache: ObjectCache, listed_again: Callable[[], None]) -> kopf.OperatorRegistry:
+    """One handler for the events of every kind; ``listed_again`` is called when a watch has started anew."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry, id="login")(_login)
+
+    def remember(event: Any, **_: Any) -> None:
+        store(cache, event, listed_again)
+
+    for kind in KINDS.values():
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id="remember")(remember)
+    return registry
+
+
+def store(cache: ObjectCache, event: Any, listed_again: Callable[[], None]) -> None:
+    """One event of a watch (or, without a type, of a listing) into the cache."""
+    manifest, key = event["object"], key_of(event["object"])
+    if event["type"] == "DELETED":
+        cache.remove(key, int(manifest["metadata"]["resourceVersion"]))
+        return
+    if event["type"] is None and cache.entry(key) is not None:
+        # Known already and listed: this watch had a gap, in which deletions went unseen.
+        listed_again()
+    cache.put(manifest)
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
