@@ -65,7 +65,7 @@ async def until(
 
 async def until_true(test: Callable[[], Any], limit_seconds: float = 15) -> None:
     async with asyncio.timeout(limit_seconds):
-        while not test():  # noqa: ASYNC110 (files and processes raise no event)
+        while not test():
             await asyncio.sleep(0.02)
 
 

@@ -114,7 +114,7 @@ async def test_suspending_ends_the_attempt_and_resuming_starts_another(tmp_path:
 async def test_a_finished_job_goes_after_its_time(tmp_path: Path) -> None:
     async with kubelet(tmp_path) as cluster:
         await cluster.apply(job("work", "true", ttlSecondsAfterFinished=0))
-        while await cluster.get(KEY):  # noqa: ASYNC110
+        while await cluster.get(KEY):
             await asyncio.sleep(0.02)
         assert await cluster.list("Pod") == []
 

@@ -112,7 +112,7 @@ class Audit:
             page = await self._client.read(kind.path(namespace), query, accept=METADATA_ONLY)
             if page is None:
                 return {}, 0  # Its CRD is not served: nothing is there, and nothing is removed for it.
-            for item in page["items"]:
+            for item in page.get("items") or ():
                 meta = item["metadata"]
                 there[ObjectKey(kind.name, meta["namespace"], meta["name"])] = int(meta["resourceVersion"])
             if not page["metadata"].get("continue"):

@@ -135,11 +135,12 @@ async def open_api() -> AsyncIterator[ApiClient]:
     """A client with the Pod's service account, else with $KUBECONFIG; raises ClusterUnavailable without either."""
     chosen = Configuration()
     chosen.connection_pool_maxsize = CONNECTIONS
+    kubeconfig = os.environ.get("KUBECONFIG") or None
     try:
-        if not os.environ.get("KUBECONFIG") and SERVICE_ACCOUNT.exists():  # noqa: ASYNC240 - once, at start
+        if kubeconfig is None and SERVICE_ACCOUNT.exists():  # noqa: ASYNC240 - once, at start
             config.load_incluster_config(chosen)  # type: ignore[no-untyped-call]
         else:
-            await config.load_kube_config(client_configuration=chosen)  # type: ignore[no-untyped-call]
+            await config.load_kube_config(kubeconfig, client_configuration=chosen)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError) as error:
         message = f"There is no way to an API server: {error}. Run in a Pod with a service account, or set KUBECONFIG."
         raise ClusterUnavailable(message) from error

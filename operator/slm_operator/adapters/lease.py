@@ -82,7 +82,7 @@ class Leadership:
             await self._release(client)
 
     async def _acquire(self, client: KubeClient) -> None:
-        while not await self._attempt(client):  # noqa: ASYNC110 - what is awaited changes on the API server
+        while not await self._attempt(client):  # noqa: ASYNC110 - it changes on the API server
             await asyncio.sleep(self._settings.duration_seconds / RENEWALS / 2)
 
     async def _hold(self, client: KubeClient, task: "asyncio.Future[Any]") -> None:

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import kopf
 from aiohttp import web
 from kubernetes.aio.client import ApiClient
 
@@ -22,7 +21,7 @@ from slm_operator.api.meta import API_VERSION
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import build_cluster_placement, build_controller
 from slm_operator.handlers.health import build_app
-from slm_operator.handlers.watching import build_registry, build_settings
+from slm_operator.handlers.watching import watch
 from slm_operator.reconcile.controller import Controller
 from slm_operator.settings import OperatorSettings
 
@@ -63,7 +62,9 @@ class Replica:
         leading = asyncio.create_task(self._lead(api, free, audit), name="lead")
         auditing = asyncio.create_task(audit.run(), name="audit")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        informer = asyncio.create_task(self._watch(audit, watching), name="watch")
+        informer = asyncio.create_task(
+            watch(self._cache, self._settings.watch_namespaces, self._field_selectors(), audit.soon, watching)
+        )
         await asyncio.wait([asyncio.create_task(watching.wait()), informer], return_when=asyncio.FIRST_COMPLETED)
         for number in (signal.SIGTERM, signal.SIGINT):  # kopf has set its own by now.
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -76,17 +77,6 @@ class Replica:
                 await asyncio.wait([task])
         for task in ended:
             task.result()
-
-    async def _watch(self, audit: Audit, ready: asyncio.Event) -> None:
-        """kopf: lists and watches all kinds into the cache, for ever."""
-        namespaces = self._settings.watch_namespaces
-        await kopf.operator(
-            registry=build_registry(self._cache, audit.soon),
-            settings=build_settings(self._field_selectors()),
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            ready_flag=ready,
-        )
 
     async def _lead(self, api: ApiClient, free: KubeClient, audit: Audit) -> None:
         """Act on full caches only, and only while the Lease is held."""

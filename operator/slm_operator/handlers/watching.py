@@ -1,5 +1,6 @@
 """kopf as informer: it authenticates, lists and watches, and every event goes into the cache."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -27,6 +28,32 @@ class Patient:
         yield from RECONNECT_SECONDS
         while True:
             yield RECONNECT_SECONDS[-1]
+
+
+async def watch(
+    cache: ObjectCache, namespaces: Iterable[str], field_selectors: dict[str, str], listed_again: Callable[[], None],
+    started: asyncio.Event,
+) -> None:  # fmt: skip
+    """List and watch all kinds into the cache until cancelled, in all namespaces if none is named.
+
+    ``kopf.operator()`` in two halves: at its end it would cancel every task that began after it, whoever made it.
+    """
+    chosen = tuple(namespaces)
+    tasks = await kopf.spawn_tasks(
+        registry=build_registry(cache, listed_again),
+        settings=build_settings(field_selectors),
+        clusterwide=not chosen,
+        namespaces=chosen,
+        ready_flag=started,
+    )
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in ended:
+        task.result()
 
 
 def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
