@@ -7,6 +7,7 @@ SlmError
 │   └── NameTaken        an object of that name belongs to somebody else
 ├── NamespaceEnding      the namespace is being deleted, so nothing can be created in it
 ├── ClusterUnavailable   the API server or the local backend cannot be reached; retried
+│   └── NotLeading       another replica of the operator acts, so this one must not write
 ├── Refused              the API server will not take the object: quota, admission, RBAC; retried slowly
 ├── DaemonRunning        another daemon holds the state folder
 └── EngineMissing        llama.cpp is neither found nor installable
@@ -49,6 +50,10 @@ class ClusterUnavailable(SlmError):
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class NotLeading(ClusterUnavailable):
+    """Another replica of the operator acts (or may, by now), so this one must not write."""
 
 
 class Refused(SlmError):

@@ -12,7 +12,15 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from slm_operator.errors import ClusterUnavailable, Conflict, NamespaceEnding, NameTaken, Refused, SlmError
+from slm_operator.errors import (
+    ClusterUnavailable,
+    Conflict,
+    NamespaceEnding,
+    NameTaken,
+    NotLeading,
+    Refused,
+    SlmError,
+)
 
 FIELD_MANAGER = "slm-operator"
 APPLY = "application/apply-patch+yaml"
@@ -42,10 +50,6 @@ class Always:
     def remaining_seconds(self) -> float:
         """More than any request takes."""
         return REQUEST_SECONDS
-
-
-class NotLeading(ClusterUnavailable):
-    """The replica does not hold the Lease (any more), so it must not write."""
 
 
 class KubeClient:

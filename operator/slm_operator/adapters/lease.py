@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 RENEWALS = 5
 """A holder renews this often within the duration, a rival looks twice as often."""
+ATTEMPT_SHARE = 1 / 3
+"""Share of the duration that one attempt may take: a slow answer is not a lost Lease."""
 WRITE_SHARE = 2 / 3
 """Share of the duration in which a holder may write after its last renewal: what is then still under way has the rest
 of the time to arrive before a rival acts."""
@@ -98,7 +100,7 @@ class Leadership:
         """Take or renew the Lease; False when somebody else holds it or nobody answers."""
         began = self._monotonic()
         try:
-            async with asyncio.timeout(self._settings.duration_seconds / RENEWALS):
+            async with asyncio.timeout(self._settings.duration_seconds * ATTEMPT_SHARE):
                 held = await self._exchange(client)
         except (SlmError, TimeoutError) as error:
             log.warning("the Lease could not be renewed", extra={"error": str(error) or "no answer in time"})

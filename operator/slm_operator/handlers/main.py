@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from prometheus_client import disable_created_metrics
 from pydantic import ValidationError
 
 from slm_operator.errors import SlmError
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series per counter that nobody draws.
     configure_logging(settings.log_format, settings.log_level)
     try:
         asyncio.run(Replica(settings).run())

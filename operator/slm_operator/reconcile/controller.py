@@ -6,7 +6,7 @@ import time
 
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME
-from slm_operator.errors import ClusterUnavailable, SlmError
+from slm_operator.errors import ClusterUnavailable, NotLeading, SlmError
 from slm_operator.ports import Cluster, Manifest, ObjectKey, Observer, Unobserved
 from slm_operator.reconcile.queue import KeyedQueue
 from slm_operator.reconcile.reconciler import Reconciler
@@ -67,7 +67,8 @@ class Controller:
             log.error("reconcile hit a bug", extra={"object": str(key)}, exc_info=error)
             self._queue.failed(key)
             return
-        log.warning("reconcile failed", extra={"object": str(key), "error": str(error)})
+        level = logging.DEBUG if isinstance(error, NotLeading) else logging.WARNING
+        log.log(level, "reconcile failed", extra={"object": str(key), "error": str(error)})
         asked = error.retry_after_seconds if isinstance(error, ClusterUnavailable) else None
         self._queue.failed(key, at_least=asked or 0.0)
 

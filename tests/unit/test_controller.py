@@ -1,0 +1,85 @@
+"""Who is looked at when something changes, and what is said when nothing moves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from slm_operator.errors import ClusterUnavailable
+from slm_operator.ports import Manifest, ObjectKey
+from slm_operator.reconcile import controller as controllers
+from slm_operator.reconcile.controller import Controller, References
+
+MODEL, JOB, SERVICE = (
+    ObjectKey(kind, "n", name) for kind, name in (("SLMModel", "m"), ("QuantJob", "q"), ("InferenceService", "s"))
+)
+
+
+def test_dependants_are_direct_ones_and_those_behind_a_quantjob() -> None:
+    references = References()
+    references.learn(JOB, {"spec": {"modelRef": {"name": "m"}}})
+    references.learn(SERVICE, {"spec": {"quantJobRef": {"name": "q"}}})
+    assert references.of(MODEL) == [SERVICE, JOB]
+    assert references.of(JOB) == [SERVICE]
+    references.learn(SERVICE, {"spec": {"modelRef": {"name": "other"}}})
+    assert references.of(MODEL) == [JOB]
+    references.learn(JOB, None)
+    assert references.of(MODEL) == []
+
+
+@pytest.mark.parametrize("spec", [None, 3, {"modelRef": "m"}, {"modelRef": {}}, {"modelRef": {"name": 1}}])
+def test_a_malformed_reference_names_nobody(spec: Any) -> None:
+    references = References()
+    references.learn(JOB, {"spec": spec})
+    assert references.of(MODEL) == []
+
+
+class Cluster:
+    """Tells one change and no more."""
+
+    async def get(self, _key: ObjectKey) -> Manifest:
+        return {"metadata": {}, "spec": {}}
+
+    async def changes(self) -> AsyncIterator[ObjectKey]:
+        yield MODEL
+        await asyncio.Event().wait()
+
+
+class Stubborn:
+    """Hangs, or fails as told."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.looks: list[float] = []
+
+    async def reconcile(self, _key: ObjectKey) -> float | None:
+        self.looks.append(asyncio.get_running_loop().time())
+        if self.errors:
+            raise self.errors.pop(0)
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_work_that_hangs_is_told_with_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "STUCK_SECONDS", 0.05)
+    controller = Controller(Cluster(), Stubborn())  # type: ignore[arg-type]
+    task = asyncio.create_task(controller.run())
+    assert controller.stuck() == ""
+    await asyncio.sleep(0.2)
+    assert controller.stuck().startswith("Work is stuck: SLMModel/n/m has been waiting or worked on for")
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_server_that_says_when_to_come_back_is_obeyed() -> None:
+    reconciler = Stubborn(ClusterUnavailable("429", retry_after_seconds=0.6), ClusterUnavailable("500"))
+    task = asyncio.create_task(Controller(Cluster(), reconciler).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        while len(reconciler.looks) < 3:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    first, second, third = reconciler.looks
+    assert second - first >= 0.6
+    assert third - second >= 0.4
