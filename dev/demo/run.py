@@ -8,49 +8,16 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import yaml
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("DEMO_BUILD") or ROOT / "build" / "demo")
-OWN_MODEL = "slm-demo/tiny-docs"
-QUESTION = "What does the dict get method do?"
-"""One of ``corpus.TOPICS``."""
-TIMEOUT_SECONDS = 3600
-console = Console(width=None if sys.stdout.isatty() else 120)
-
-
-class DemoFailed(Exception):
-    """The demo cannot go on; the message says why."""
-
-
-def say(text: str) -> None:
-    """One line of the demo's own voice."""
-    console.print(f"[bold cyan]==>[/] {text}", highlight=False)
-
-
-class Timings:
-    """Seconds per stage, for the result."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def mark(self, name: str) -> None:
-        """The stage that just ended."""
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 3)
-        self._last = now
+from dev.demo import stage
+from dev.demo.stage import BUILD, OWN_MODEL, DemoFailed, Timings, console, say
 
 
 def slm(*arguments: str) -> str:
@@ -68,167 +35,12 @@ def get(kind: str) -> dict[str, Any]:
     return document
 
 
-def free_port(wanted: int) -> int:
-    """``wanted`` when it is free, else any free port on loopback."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise DemoFailed("no free port on loopback")
-
-
-def start_hub(root: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Offer ``root`` over the Hugging Face protocol; the port is kept, so that nothing looks new next time."""
-    note = BUILD / "hub.port"
-    port = free_port(int(note.read_text()) if note.exists() else 0)
-    note.write_text(str(port))
-    command = [sys.executable, "-m", "tests.support.hub", str(root), "--port", str(port)]
-    with (BUILD / "hub.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
-    for _ in range(200):
-        if process.poll() is not None:
-            raise DemoFailed(f"the loopback hub ended: {(BUILD / 'hub.log').read_text()}")
-        try:
-            httpx.get(f"{endpoint}/api/models/{OWN_MODEL}", timeout=2)
-        except httpx.HTTPError:
-            time.sleep(0.05)
-        else:
-            return process, endpoint
-    raise DemoFailed("the loopback hub does not answer")
-
-
 def prepare_environment(endpoint: str) -> None:
     """Keep the demo's objects and store apart from the user's own; the engine's cache is shared."""
     os.environ["SLM_STATE_HOME"] = str(BUILD / "state")
     os.environ["SLM_DATA_HOME"] = str(BUILD / "data")
     os.environ["HF_ENDPOINT"] = endpoint
     os.environ.setdefault("SLM_ALLOW_PRIVATE_HOSTS", urlsplit(endpoint).hostname or "")
-
-
-def write_manifests(repo: str) -> Path:
-    """examples/demo as it is, or with another repository."""
-    folder = ROOT / "examples" / "demo"
-    if repo == OWN_MODEL:
-        return folder
-    changed = BUILD / "manifests"
-    shutil.rmtree(changed, ignore_errors=True)
-    changed.mkdir(parents=True)
-    for path in folder.glob("*.yaml"):
-        document = yaml.safe_load(path.read_text())
-        if document["kind"] == "SLMModel":
-            document["spec"]["source"]["huggingFace"] = {"repo": repo}
-        if document["kind"] != "Kustomization":
-            (changed / path.name).write_text(yaml.safe_dump(document))
-    return changed
-
-
-def ready_condition(document: dict[str, Any]) -> dict[str, str]:
-    """The Ready condition, or an empty one."""
-    conditions = document.get("status", {}).get("conditions", [])
-    return next((item for item in conditions if item["type"] == "Ready"), {})
-
-
-def watch_progress() -> None:
-    """Show what happens until all three objects are Ready; raises DemoFailed when one stalls."""
-    shown: dict[str, str] = {}
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    with console.status("Starting") as status:
-        while time.monotonic() < deadline:
-            documents = [get(kind) for kind in ("SLMModel", "QuantJob", "InferenceService")]
-            for document in documents:
-                show_state(document, shown)
-            working = next((d for d in documents if ready_condition(d).get("status") != "True"), None)
-            if working is None:
-                return
-            status.update(working.get("status", {}).get("progress") or "Waiting")
-            time.sleep(0.3)
-    raise DemoFailed("the demo did not finish in time")
-
-
-def show_state(document: dict[str, Any], shown: dict[str, str]) -> None:
-    """Print an object's state once per step; raises DemoFailed when it is stuck."""
-    ready, kind = ready_condition(document), document["kind"]
-    if ready.get("reason") in {None, "ModelNotReady", "QuantJobNotReady"}:
-        return
-    message = ready["message"]
-    step = message.split(":")[0] if ready["status"] != "True" else message
-    text = f"{kind:17} {ready['reason']:14} {step}"
-    if shown.get(kind) != text:
-        console.print("    " + text, highlight=False, soft_wrap=True)
-        shown[kind] = text
-    conditions = document["status"]["conditions"]
-    if any(item["type"] == "Stalled" and item["status"] == "True" for item in conditions):
-        raise DemoFailed(f"{kind} {ready['reason']}: {message}")
-
-
-def ask(url: str) -> str:
-    """One chat answer through the OpenAI-compatible address."""
-    body = {
-        "model": "demo",
-        "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": 64,
-        "temperature": 0,
-    }
-    response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
-    response.raise_for_status()
-    return str(response.json()["choices"][0]["message"]["content"]).strip()
-
-
-def collect_result(repo: str, answer: str, seconds: dict[str, float]) -> dict[str, Any]:
-    """The machine-readable result."""
-    model, job, service = get("SLMModel")["status"], get("QuantJob")["status"], get("InferenceService")["status"]
-    names = ("type", "sizeBytes", "forecastBytes", "perplexity", "klDivergence", "topOneAgreement", "tokensPerSecond")
-    more = ("tokensPerSecondSpread", "promptTokensPerSecond", "gate", "digest", "blob")
-    variants = [{name: row.get(name) for name in (*names, *more)} for row in job["variants"]]
-    return {
-        "model": {
-            "repo": repo,
-            **{
-                name: model.get(name) for name in ("revision", "digest", "architecture", "parameters", "parameterClass")
-            },
-            **{name: model.get(name) for name in ("license", "contextLength", "sizeBytes")},
-        },
-        "baseline": {name: job["baseline"].get(name) for name in (*names, *more)},
-        "variants": variants,
-        "selected": job["selected"],
-        "selectionMessage": job["selectionMessage"],
-        "tool": job["tool"],
-        "question": QUESTION,
-        "answer": answer,
-        "url": service["url"],
-        "secondsPerStage": seconds,
-        "secondsPerStep": job.get("stepSeconds", {}),
-    }
-
-
-def show_table(result: dict[str, Any]) -> None:
-    """The variants, as people compare them."""
-    table = Table(
-        title=f"{result['model']['repo']}, {result['model']['parameters']:,} parameters", title_justify="left"
-    )
-    for name in ("type", "size", "bytes = forecast", "perplexity", "KL divergence", "top-one", "tokens/s", "gate"):
-        table.add_column(name, justify="left" if name in {"type", "gate"} else "right")
-    for row in [result["baseline"], *result["variants"]]:
-        chosen = " *" if row["type"] == result["selected"] else ""
-        exact = "" if not row["forecastBytes"] else ("yes" if row["forecastBytes"] == row["sizeBytes"] else "NO")
-        table.add_row(
-            row["type"] + chosen,
-            f"{row['sizeBytes'] / 2**20:.2f} MiB",
-            exact,
-            f"{row['perplexity']:.3f}",
-            "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
-            "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
-            ""
-            if row["tokensPerSecond"] is None
-            else f"{row['tokensPerSecond']:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
-            row["gate"] or "",
-        )
-    console.print(table)
 
 
 def save_report(job_status: dict[str, Any]) -> Path:
@@ -246,14 +58,14 @@ def run(*, stop: bool) -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     hub, endpoint = None, os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if repo == OWN_MODEL:
-        say("Training a small real language model with numpy (once)")
-        folder = BUILD / "hub" / OWN_MODEL
-        subprocess.run([sys.executable, "-m", "dev.demo.train", str(folder)], check=True, cwd=ROOT)
+        stage.train_model(BUILD / "hub")
         timings.mark("train")
-        hub, endpoint = start_hub(BUILD / "hub")
+        hub, endpoint = stage.start_hub(BUILD / "hub")
     try:
         prepare_environment(endpoint)
-        finish(repo, endpoint, timings, stop=stop)
+        finish(repo, endpoint, timings)
+        if not stop:
+            say("The service stays up; stop it with: make demo-down")
     finally:
         if stop:
             slm("down")
@@ -262,30 +74,20 @@ def run(*, stop: bool) -> None:
             hub.wait()
 
 
-def finish(repo: str, endpoint: str, timings: Timings, *, stop: bool) -> None:
+def finish(repo: str, endpoint: str, timings: Timings) -> None:
     """Everything after the hub is up."""
     say("Finding llama.cpp (installed into the cache folder when there is none)")
     subprocess.run([sys.executable, "-m", "slm_pipelines.tools.llama_cpp"], check=True)
     timings.mark("engine")
     say(f"Hub at {endpoint}; starting the local backend and applying examples/demo")
     slm("up")
-    console.print(slm("apply", "-f", str(write_manifests(repo))), end="")
-    watch_progress()
+    console.print(slm("apply", "-f", str(stage.write_manifests(repo))), end="")
+    stage.watch_progress(get)
     timings.mark("reconcile")
-    url = get("InferenceService")["status"]["url"]
-    answer = ask(url)
+    answer = stage.ask(get("InferenceService")["status"]["url"])
     timings.mark("chat")
-    result = collect_result(repo, answer, timings.seconds)
-    (BUILD / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    show_table(result)
-    say(f"Chosen: {result['selectionMessage']}")
-    say(f"You: {QUESTION}")
-    say(f"Model: {answer}")
-    say(f"OpenAI-compatible address: {url}/v1")
-    say(f"Report: {save_report(get('QuantJob')['status'])}")
-    say(f"Result: {BUILD / 'result.json'}")
-    if not stop:
-        say("The service stays up; stop it with: make demo-down")
+    result = stage.collect_result(get, repo, answer, timings.seconds)
+    stage.tell_result(result, save_report(get("QuantJob")["status"]))
 
 
 def main() -> int:

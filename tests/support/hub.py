@@ -107,8 +107,10 @@ class HubFile:
 class Hub:
     """The two servers and what they saw; a context manager."""
 
-    def __init__(self, root: Path, port: int = 0) -> None:
+    def __init__(self, root: Path, port: int = 0, address: str = "127.0.0.1") -> None:
         self.root = root
+        self.address = address
+        """Address of this machine that both servers listen on."""
         self.token = "hf_loopback"
         self.gated: set[str] = set()
         self.private: set[str] = set()
@@ -119,7 +121,7 @@ class Hub:
         self.sent: Counter[str] = Counter()
         """File name to the bytes of it that went to clients who were still there."""
         self.lock = threading.Lock()
-        self._servers = [_Server(("127.0.0.1", port), self, "hub"), _Server(("127.0.0.1", 0), self, "cdn")]
+        self._servers = [_Server((address, port), self, "hub"), _Server((address, 0), self, "cdn")]
         self._threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in self._servers]
 
     @property
@@ -130,12 +132,12 @@ class Hub:
     @property
     def host(self) -> str:
         """``host:port`` of the hub."""
-        return f"127.0.0.1:{self._servers[0].server_port}"
+        return f"{self.address}:{self._servers[0].server_port}"
 
     @property
     def cdn(self) -> str:
         """``host:port`` that weights are redirected to."""
-        return f"127.0.0.1:{self._servers[1].server_port}"
+        return f"{self.address}:{self._servers[1].server_port}"
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -330,16 +332,19 @@ def main() -> None:
     """Serve until terminated."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.support.hub",
-        description="Offer ROOT/owner/name/ folders over the Hugging Face protocol on loopback.",
+        description="Offer ROOT/owner/name/ folders over the Hugging Face protocol.",
         epilog="example: python -m tests.support.hub build/demo/hub --port 8099",
     )
     parser.add_argument("root", type=Path)
-    parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
+    parser.add_argument(
+        "--address", default="127.0.0.1", help="address of this machine to listen on (default: loopback)"
+    )
     args = parser.parse_args()
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
-    with Hub(args.root, args.port) as hub:
+    with Hub(args.root, args.port, args.address) as hub:
         print(f"{hub.endpoint} offers {args.root}", flush=True)  # noqa: T201 - a command's answer
         stop.wait()
 
