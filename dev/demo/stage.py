@@ -148,15 +148,19 @@ def show_state(document: dict[str, Any], shown: dict[str, str]) -> None:
         raise DemoFailed(f"{kind} {ready['reason']}: {message}")
 
 
-def ask(url: str) -> str:
-    """One chat answer through the OpenAI-compatible address."""
-    body = {
+def question() -> dict[str, Any]:
+    """The chat request of the demo."""
+    return {
         "model": "demo",
         "messages": [{"role": "user", "content": QUESTION}],
         "max_tokens": 64,
         "temperature": 0,
     }
-    response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300)
+
+
+def ask(url: str) -> str:
+    """One chat answer through the OpenAI-compatible address."""
+    response = httpx.post(f"{url}/v1/chat/completions", json=question(), timeout=300)
     response.raise_for_status()
     return str(response.json()["choices"][0]["message"]["content"]).strip()
 
