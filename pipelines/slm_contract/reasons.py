@@ -32,6 +32,11 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut", "Engines of the new spec are starting; those from before answer until then."
     SUSPENDED = "Suspended", "`spec.suspend` is true: nothing is started until it is false."
     STOPPED = "Stopped", "The service is scaled to zero replicas."
+    SCALED = "Scaled", "The number of engines was changed (an Event only)."
+    POD_WAITING = "PodWaiting", "A pod cannot start: no node fits, no image comes, or a Secret is missing."
+    STORE_NOT_READY = "StoreNotReady", "The volume claim or a network policy of the namespace is missing or unusable."
+    DELETING = "Deleting", "The object was deleted; what only it used is being removed from the store."
+    STORE_NOT_CLEANED = "StoreNotCleaned", "The object is gone, but bytes that only it used may remain in the store."
     # Success
     READY = "Ready", "The object does what its spec asks for."
     SUCCEEDED = "Succeeded", "Every variant was made and measured, and one was selected."
@@ -44,6 +49,7 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict", "A child object of the needed name exists and belongs to somebody else."
     # Source
     INVALID_SPEC = "InvalidSpec", "The manifest breaks a rule of its schema; the message names the field."
+    SOURCE_NOT_SUPPORTED = "SourceNotSupported", "A file of one machine is named, which pods of a cluster cannot see."
     REPOSITORY_NOT_FOUND = "RepositoryNotFound", "The hub has no such repository, or the token may not see it."
     REVISION_NOT_FOUND = "RevisionNotFound", "The repository has no such branch, tag or commit."
     FILE_NOT_FOUND = "FileNotFound", "A file that the model, the pin or the manifest names does not exist."

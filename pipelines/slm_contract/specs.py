@@ -284,6 +284,9 @@ class CollectSpec(Message):
     """Which step this is."""
     roots: list[Digest]
     """Manifests to keep, with everything they refer to."""
+    kept_since: float = 0.0
+    """Unix time, seconds, at which the roots were gathered: what was stored or found again since is kept too, because
+    no root could name it yet. 0 says that no step ran since."""
     dry_run: bool = False
     """Only count what would be removed."""
     store: str

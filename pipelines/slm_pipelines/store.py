@@ -199,6 +199,7 @@ class Store:
         target = self.blob_path(digest)
         if self.holds(digest, size):
             path.unlink()
+            self._touch(digest)
         else:
             path.chmod(0o444)
             path.rename(target)
@@ -210,6 +211,7 @@ class Store:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if not self.has(digest) or self.blob_path(digest).read_bytes() != data:
             self._write_whole(self.blob_path(digest), data)
+        self._touch(digest)
         return Blob(name, digest, len(data))
 
     def add_manifest(self, manifest: StoredManifest) -> str:
@@ -240,7 +242,10 @@ class Store:
         path = self._recipes / f"{recipe_digest(recipe)}.json"
         try:
             digest = str(json.loads(path.read_bytes())["manifest"])
-            self.require_whole(self.manifest(digest).blobs)
+            blobs = self.manifest(digest).blobs
+            self.require_whole(blobs)
+            for name in (digest, *(blob.digest for blob in blobs)):
+                self._touch(name)
         except (OSError, ValueError, KeyError, TypeError, Retryable):
             return None
         return digest
@@ -274,6 +279,11 @@ class Store:
                 recipe = {}
             if self.recall(recipe) is None:
                 path.unlink()
+
+    def _touch(self, digest: str) -> None:
+        """Note that the blob is wanted as of now, for a collection whose roots were gathered before."""
+        with contextlib.suppress(PermissionError):  # Of another user, on a volume that somebody else filled.
+            os.utime(self.blob_path(digest))
 
     def _write_whole(self, target: Path, data: bytes) -> None:
         temporary = self._scratch / uuid.uuid4().hex

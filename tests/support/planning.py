@@ -181,6 +181,10 @@ class World:
         before = self.writes
         for gone in plan.delete:
             self.writes += self.objects.pop(gone, None) is not None
+        for child in plan.create:
+            if key_of(child) not in self.objects:
+                self.objects[key_of(child)] = copy.deepcopy(child)
+                self.writes += 1
         for child in plan.apply:
             old = self.objects.get(key_of(child))
             if not is_applied(child, old):
@@ -189,7 +193,7 @@ class World:
                 stored["metadata"]["generation"] = (old["metadata"]["generation"] if old else 1) + changed
                 self.objects[key_of(child)] = stored
                 self.writes += 1
-        if self.objects[key].get("status") != plan.status:
+        if plan.status is not None and self.objects[key].get("status") != plan.status:
             self.objects[key]["status"] = plan.status
             self.writes += 1
         self.events.extend(plan.events)
@@ -222,7 +226,10 @@ class World:
         self.objects[ObjectKey("Pod", key.namespace, f"{key.name}-0")] = {
             "kind": "Pod",
             "metadata": {"name": f"{key.name}-0", "namespace": key.namespace, "labels": labels},
-            "status": {"containerStatuses": [{"state": {"terminated": {"message": message}}}]},
+            "status": {
+                "phase": "Succeeded" if good else "Failed",
+                "containerStatuses": [{"state": {"terminated": {"message": message}}}],
+            },
         }
 
     def remove(self, kind: str, name: str) -> None:

@@ -13,6 +13,7 @@ from slm_operator.api.meta import (
     Resource,
     ResourceInfo,
     ResourceRequirements,
+    Scheduling,
 )
 
 Argument = Annotated[str, Field(max_length=4096)]
@@ -28,7 +29,7 @@ class QuantJobRef(Message):
     """Type of the variant to serve; it must have passed the gate. Default: the one the QuantJob selected."""
 
 
-class InferenceServiceSpec(Message):
+class InferenceServiceSpec(Scheduling):
     """What to serve, and how."""
 
     model_ref: ModelRef | None = None
@@ -47,6 +48,8 @@ class InferenceServiceSpec(Message):
     """Local port of the stable address (local backend). Default 0: a free one, kept from then on."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """CPU and memory of one engine. Default: memory from weights, context and slots."""
+    suspend: bool = False
+    """True starts, changes and stops nothing: engines that answer go on as they are. Default: false."""
     extra_args: list[Argument] = Field(default_factory=list, max_length=64)
     """Further arguments of the engine, appended as they are; those that the operator sets itself and those
     that open files or tools to clients are refused. Default: none."""
@@ -107,6 +110,8 @@ class InferenceServiceStatus(Message):
     """Type that is served."""
     digest: str = ""
     """Digest of the GGUF file that is served."""
+    size_bytes: int = 0
+    """Size of that file, bytes."""
     memory_bytes: int = 0
     """Memory one engine is expected to need: weights, KV cache and compute buffers, bytes."""
     replicas: int = 0
@@ -115,6 +120,8 @@ class InferenceServiceStatus(Message):
     """Engines that answer."""
     selector: str = ""
     """Label selector of the engines, for the scale subresource."""
+    work_digest: str = ""
+    """Identity of the conversion that made the file: it is not done again while that is equal."""
 
 
 class InferenceService(Resource):

@@ -71,9 +71,37 @@ class ResourceRequirements(Message):
     """CPU and memory of one container."""
 
     requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
-    """What the scheduler reserves: `cpu` and `memory`. Default: from the forecast."""
+    """What the scheduler reserves: `cpu`, `memory`, `ephemeral-storage`. Default: memory from the forecast."""
     limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
-    """What the container may use at most. The engine's threads are the CPU limit rounded down, at least one."""
+    """What the container may use at most. Threads are the CPU limit rounded down, at least one. Default on a
+    cluster: 2 CPUs, and the memory that is requested with some headroom."""
+
+
+LabelText = Annotated[str, Field(max_length=317)]
+
+
+class Toleration(Message):
+    """A taint that a pod may be scheduled in spite of, as Kubernetes defines it."""
+
+    key: str = Field(default="", max_length=317)
+    """Key of the taint. Default: every key, with operator Exists."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How value is compared. Default: Equal."""
+    value: str = Field(default="", max_length=63)
+    """Value of the taint. Default: empty."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Effect of the taint. Default: every effect."""
+
+
+class Scheduling(Message):
+    """Where pods may run (cluster)."""
+
+    node_selector: dict[str, LabelText] = Field(default_factory=dict, max_length=32)
+    """Labels that a node must have. Default: none. (cluster)"""
+    tolerations: list[Toleration] = Field(default_factory=list, max_length=32)
+    """Taints that pods may be scheduled in spite of. Default: none. (cluster)"""
+    priority_class_name: str = Field(default="", max_length=253)
+    """PriorityClass of the pods. Default: the cluster's default. (cluster)"""
 
 
 class Resource(BaseModel):

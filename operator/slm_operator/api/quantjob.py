@@ -14,6 +14,7 @@ from slm_operator.api.meta import (
     Resource,
     ResourceInfo,
     ResourceRequirements,
+    Scheduling,
 )
 
 DEFAULT_VARIANTS = ("Q8_0", "Q5_1", "Q4_K_M", "Q4_0")
@@ -76,7 +77,7 @@ class Benchmark(Message):
     """Runs to average. Default: 3."""
 
 
-class QuantJobSpec(Message):
+class QuantJobSpec(Scheduling):
     """Which variants to make of which model, and what they must hold."""
 
     model_ref: ModelRef
@@ -99,6 +100,9 @@ class QuantJobSpec(Message):
     """How often a step is tried again after a fault. A bad input is never tried again. Default: 3."""
     suspend: bool = False
     """True starts no further step. Default: false."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
+    """Seconds after which the Jobs and Pods of a finished QuantJob, and so their logs, are deleted; the QuantJob
+    keeps its results. Default: they are kept as long as it is."""
 
     @model_validator(mode="after")
     def _check(self) -> "QuantJobSpec":
@@ -171,6 +175,8 @@ class QuantJobStatus(Message):
     """Wall time of each finished step, seconds."""
     progress: str = ""
     """What the running step does, for people."""
+    work_digest: str = ""
+    """Identity of the finished work that this status tells the result of: it is not done again while that is equal."""
 
 
 class QuantJob(Resource):

@@ -130,6 +130,8 @@ class SLMModelStatus(Message):
     """Exact size and serving memory per quantization type; empty for a GGUF repository."""
     progress: str = ""
     """What the running step does, for people."""
+    work_digest: str = ""
+    """Identity of the finished work that this status tells the result of: it is not done again while that is equal."""
 
 
 class SLMModel(Resource):

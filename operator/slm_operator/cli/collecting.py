@@ -1,8 +1,6 @@
 """``slm gc``: remove from the store what no object refers to."""
 
 import asyncio
-import json
-import re
 import subprocess
 import sys
 from typing import Annotated
@@ -17,28 +15,16 @@ from slm_operator.cli.exits import EPILOG, CommandFailed
 from slm_operator.cli.session import local_paths, open_cluster
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
+from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
-DIGEST = re.compile(r"sha256[:/]([0-9a-f]{64})")
-"""A digest, also as the path of a blob in an engine's command line."""
-KEEPING_KINDS = ("SLMModel", "QuantJob", "InferenceService", "Job", "Deployment", "Pod")
-
-
-def find_roots(objects: list[Manifest]) -> list[str]:
-    """Every digest that any object mentions anywhere: keeping too much costs disk, too little costs work."""
-    return sorted({f"sha256:{found}" for found in DIGEST.findall(json.dumps(objects))})
 
 
 def find_running_jobs(objects: list[Manifest]) -> list[str]:
     """Names of Jobs that have not ended: what they write is not mentioned by any object yet."""
     jobs = [item for item in objects if item["kind"] == "Job"]
-    return [job["metadata"]["name"] for job in jobs if not _has_ended(job)]
-
-
-def _has_ended(job: Manifest) -> bool:
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
+    return [job["metadata"]["name"] for job in jobs if not has_ended(job)]
 
 
 @app.command(cls=Command, epilog=EPILOG)

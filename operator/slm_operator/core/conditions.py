@@ -1,16 +1,22 @@
 """Conditions after kstatus: Ready says whether, Reconciling and Stalled say what about it, Succeeded for jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from slm_contract.reasons import Reason
 from slm_operator.api.meta import Condition
-from slm_operator.core.plan import EventRecord, ObjectKey
+from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
 
 State = Literal["ready", "progressing", "stalled", "idle"]
 """ready: done and well. progressing: work or waiting goes on. stalled: somebody must act. idle: told to rest."""
+
+WORRYING = frozenset({Reason.POD_WAITING})
+"""Reasons that may pass by themselves and yet are worth a warning."""
+CONDITIONS = TypeAdapter(list[Condition])
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,64 @@ def build_conditions(
     return result
 
 
-def build_events(about: ObjectKey, verdict: Verdict, previous: Sequence[Condition]) -> tuple[EventRecord, ...]:
-    """One Event when the reason changed, with the sentence of the condition."""
-    before = next((condition for condition in previous if condition.type == "Ready"), None)
+def find_condition(conditions: Sequence[Condition], kind: str) -> Condition | None:
+    """The condition of that type."""
+    return next((condition for condition in conditions if condition.type == kind), None)
+
+
+def concluded_at(conditions: Sequence[Condition]) -> datetime | None:
+    """When the last condition changed: of finished work, when it was finished."""
+    times = [found for item in conditions if (found := parse_time(item.last_transition_time)) is not None]
+    return max(times, default=None)
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time, or None."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def restate(manifest: Manifest, verdict: Verdict, now: datetime) -> Manifest:
+    """The status of an object as it is, with other conditions; the object may be too malformed to be parsed."""
+    before = manifest.get("status") or {}
+    generation = int(manifest["metadata"].get("generation", 1))
+    is_job = manifest["kind"] == "QuantJob"
+    conditions = build_conditions(verdict, read_conditions(before), generation, now, is_job=is_job)
+    kept = {"observedGeneration": generation}
+    return {**before, **kept, "conditions": [item.model_dump(mode="json", by_alias=True) for item in conditions]}
+
+
+def read_conditions(status: Manifest) -> list[Condition]:
+    """Conditions of a status that may be as malformed as the rest of its object."""
+    try:
+        return CONDITIONS.validate_python(status.get("conditions", []))
+    except ValidationError:
+        return []
+
+
+def build_events(
+    about: ObjectKey, verdict: Verdict, previous: Sequence[Condition], expected: Collection[Reason] = ()
+) -> tuple[EventRecord, ...]:
+    """One Event when the reason changed, with the sentence of the condition.
+
+    On its way up an object passes the ``expected`` reasons: the conditions alone tell them. They are news where they
+    end a problem, or where the object was ready before.
+    """
+    before = find_condition(previous, "Ready")
     if before is not None and before.reason == verdict.reason and _same(before.message, verdict):
         return ()
-    kind = "Warning" if verdict.state == "stalled" else "Normal"
+    stalled = find_condition(previous, "Stalled")
+    troubled = stalled is not None and stalled.status == "True"
+    was_ready = before is not None and before.status == "True"
+    if verdict.reason in expected and verdict.state != "stalled" and not troubled and not was_ready:
+        return ()
+    kind = "Warning" if verdict.state == "stalled" or verdict.reason in WORRYING else "Normal"
     return (EventRecord(about, kind, verdict.reason, verdict.message),)
 
 
 def _same(message: str, verdict: Verdict) -> bool:
-    # A working object's sentence follows its progress; only a failure's wording is news of its own.
-    return verdict.state != "stalled" or message == verdict.message
+    # A working object's sentence follows its progress; only what fails or is replaced is news by its wording.
+    told = verdict.state == "stalled" or verdict.reason == Reason.ROLLING_OUT
+    return not told or message == verdict.message

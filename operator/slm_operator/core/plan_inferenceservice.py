@@ -1,6 +1,5 @@
 """plan_inferenceservice: find the file to serve, size the engine, keep it running, tell the address."""
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,10 +9,14 @@ from slm_contract.results import ArtifactResult
 from slm_operator.api.inferenceservice import InferenceService, InferenceServiceStatus
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.conclusion import build_step_digest
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
-from slm_operator.core.diff import first_difference, is_applied
+from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
+    Engine,
     Weights,
+    address_url,
+    build_budget,
     build_deployment,
     build_selector,
     build_service,
@@ -21,19 +24,24 @@ from slm_operator.core.manifests.deployment import (
 )
 from slm_operator.core.manifests.metadata import is_controlled_by
 from slm_operator.core.placement import Placement
-from slm_operator.core.plan import Manifest, ObjectKey, Plan, key_of
+from slm_operator.core.plan import EventRecord, Manifest, ObjectKey, Plan, key_of
 from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
 from slm_operator.core.quantity import plan_threads
+from slm_operator.core.resources import cpu_limit, step_memory
 from slm_operator.core.runtimes.llama_cpp import build_command
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.sizes import serving_bytes
-from slm_operator.core.steps import Children, parse_time
+from slm_operator.core.steps import Children
+from slm_operator.core.store import StoreView, check_store
 
 RUNTIME_MESSAGE = "llama.cpp: it serves GGUF files, and no other engine is configured."
-HEALTHY_SECONDS = 60.0
-"""An engine that ran this long before it ended was not crashing at its start: it is simply started again."""
-CRASHES_UNTIL_STALLED = 3
-"""Restarts after which a service that never answered is called stalled rather than starting."""
+EXPECTED = frozenset(
+    {
+        *(Reason.MODEL_NOT_FOUND, Reason.MODEL_NOT_READY, Reason.QUANT_JOB_NOT_FOUND, Reason.QUANT_JOB_NOT_READY),
+        *(Reason.STORE_NOT_READY, Reason.STORE_BUSY, Reason.CONVERTING, Reason.STARTING, Reason.READY),
+    }
+)
+"""What every service goes through: its conditions tell it, and a thousand services cost a thousand Events less."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,10 @@ class ServiceSnapshot:
     pods: tuple[Manifest, ...]
     """Engine pods."""
     placement: Placement
+    store: StoreView | None = None
+    """The namespace's store on a cluster."""
+    budget: Manifest | None = None
+    """The PodDisruptionBudget."""
 
 
 @dataclass
@@ -66,47 +78,84 @@ class _Wanted:
 
 def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
     """What to do for one InferenceService."""
-    service = snapshot.service
-    sequence = Sequence(service, snapshot.children, snapshot.placement, now)
+    service, suspended = snapshot.service, snapshot.service.spec.suspend
+    sequence = Sequence(
+        service,
+        snapshot.children,
+        snapshot.placement,
+        now,
+        store=snapshot.store,
+        scheduling=service.spec,
+        suspended=suspended,
+    )
     wanted = _Wanted()
     try:
         _find_weights(snapshot, sequence, wanted)
         _require_own_names(snapshot)
+        _require_store(snapshot)
         wanted.children = _build_children(snapshot, wanted)
-        verdict = judge_engines(snapshot, wanted.children[0])
+        verdict = _judge(snapshot, wanted.children[0])
     except Blocked as blocked:
         verdict = blocked.verdict
-        if service.spec.replicas == 0 and _is_ours(snapshot, snapshot.deployment):
+        if service.spec.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
             # What cannot be planned can still be stopped.
             sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
     sequence.drop_superseded(finished=bool(wanted.children))
     about = ObjectKey("InferenceService", service.metadata.namespace, service.metadata.name)
+    if wanted.children and service.spec.replicas <= 1 and _is_ours(snapshot, snapshot.budget) and not suspended:
+        sequence.delete.append(ObjectKey("PodDisruptionBudget", about.namespace, about.name))
     return Plan(
         status=_build_status(snapshot, wanted, verdict, now),
-        apply=(*sequence.apply, *wanted.children),
+        create=tuple(sequence.create),
+        apply=() if suspended else tuple(wanted.children),
         delete=tuple(sequence.delete),
-        events=build_events(about, verdict, service.status.conditions),
+        events=(
+            *_scaling(snapshot, about, bool(wanted.children)),
+            *build_events(about, verdict, service.status.conditions, EXPECTED),
+        ),
         requeue_after_seconds=sequence.requeue_after_seconds,
     )
+
+
+def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
+    if snapshot.service.spec.suspend:
+        message = "Suspended: engines go on as they are. Set spec.suspend to false to follow the spec again."
+        return Verdict("idle", Reason.SUSPENDED, message)
+    if snapshot.service.spec.replicas == 0:
+        return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
+    url = address_url(snapshot.service, snapshot.address, snapshot.placement)
+    return judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
+
+
+def _scaling(snapshot: ServiceSnapshot, about: ObjectKey, planned: bool) -> tuple[EventRecord, ...]:  # noqa: FBT001
+    """One Event when the number of engines is about to be changed."""
+    before, after = (snapshot.deployment or {}).get("spec", {}).get("replicas"), snapshot.service.spec.replicas
+    if not planned or snapshot.service.spec.suspend or before in (None, after):
+        return ()
+    return (EventRecord(about, "Normal", Reason.SCALED, f"Scaled from {before} to {after} engines."),)
 
 
 def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, now: datetime) -> Manifest:
     """The status: what the engines that answer serve, which in a rollout is not yet what is wanted."""
     service, generation = snapshot.service, snapshot.service.metadata.generation
     served = served_weights(snapshot.pods) or wanted.weights
-    ours = _is_ours(snapshot, snapshot.deployment)
+    deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
+    address = snapshot.address if _is_ours(snapshot, snapshot.address) else None
+    replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
     status = InferenceServiceStatus(
         observed_generation=generation,
         conditions=build_conditions(verdict, service.status.conditions, generation, now),
-        url=_url(snapshot.address) if _is_ours(snapshot, snapshot.address) else "",
+        url=address_url(service, address, snapshot.placement),
         runtime="llama.cpp" if served.blob else "",
         runtime_message=RUNTIME_MESSAGE if served.blob else "",
         variant=served.variant,
         digest=served.blob,
+        size_bytes=wanted.size_bytes if served == wanted.weights else service.status.size_bytes,
         memory_bytes=wanted.memory_bytes or (service.status.memory_bytes if served.blob else 0),
-        replicas=_count(snapshot.deployment, "replicas") if ours else 0,
-        ready_replicas=_count(snapshot.deployment, "readyReplicas") if ours else 0,
+        replicas=replicas,
+        ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
+        work_digest=_work(snapshot) if served.blob and served == wanted.weights else "",
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -117,12 +166,25 @@ def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted
         missing = check_model(spec.model_ref.name, snapshot.model)
         if missing is not None or snapshot.model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-        convert = specs.ConvertSpec(model=snapshot.model.status.digest, store=snapshot.placement.store)
-        made = sequence.require(convert, "convert", ArtifactResult)
+        status = snapshot.service.status
+        if status.work_digest and status.work_digest == _work(snapshot):
+            wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, status.digest), status.size_bytes
+            return
+        model = snapshot.model.status
+        convert = specs.ConvertSpec(model=model.digest, store=snapshot.placement.store)
+        memory = step_memory(convert, model.shape, model.size_bytes)
+        made = sequence.require(convert, "convert", ArtifactResult, memory)
         wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, made.blob), made.size_bytes
     else:
         variant = find_variant(snapshot)
         wanted.weights, wanted.size_bytes = Weights(variant.type, variant.blob), variant.size_bytes
+
+
+def _work(snapshot: ServiceSnapshot) -> str:
+    """Identity of the conversion; empty where a variant is served that a QuantJob has made."""
+    if snapshot.service.spec.model_ref is None or snapshot.model is None:
+        return ""
+    return build_step_digest(snapshot.service, snapshot.placement, snapshot.store, snapshot.model.status.digest)
 
 
 def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
@@ -161,10 +223,17 @@ def _require_own_names(snapshot: ServiceSnapshot) -> None:
             raise Blocked(Verdict("stalled", Reason.NAME_CONFLICT, message))
 
 
+def _require_store(snapshot: ServiceSnapshot) -> None:
+    """Engines that exist go on, whatever becomes of the claim."""
+    problem = check_store(snapshot.store) if snapshot.store and snapshot.deployment is None else None
+    # Reading may go on while the store is cleaned: what this service serves is among what is kept.
+    if problem is not None and problem.reason != Reason.STORE_BUSY:
+        raise Blocked(problem)
+
+
 def _build_children(snapshot: ServiceSnapshot, wanted: _Wanted) -> list[Manifest]:
     service, placement = snapshot.service, snapshot.placement
     context = _context_size(snapshot)
-    threads = plan_threads(service.spec.resources.limits.get("cpu", ""), placement.machine_cpus)
     shape = snapshot.model.status.shape if snapshot.model else None
     if shape is not None:
         wanted.memory_bytes = serving_bytes(shape, wanted.size_bytes, context, service.spec.parallel).total
@@ -174,86 +243,32 @@ def _build_children(snapshot: ServiceSnapshot, wanted: _Wanted) -> list[Manifest
         service.metadata.name,
         context_size=context,
         parallel=service.spec.parallel,
-        threads=threads,
+        threads=plan_threads(cpu_limit(service.spec.resources, placement.pods), placement.machine_cpus),
         host=placement.listen_host,
     )
     command += service.spec.extra_args
-    deployment = build_deployment(service, command, placement, wanted.memory_bytes, wanted.weights)
-    return [deployment, build_service(service)]
+    engine = Engine(command, wanted.weights, wanted.size_bytes, wanted.memory_bytes)
+    children = [build_deployment(service, engine, placement), build_service(service, placement)]
+    if service.spec.replicas > 1 and placement.pods is not None:
+        children.append(build_budget(service))
+    return children
+
+
+def count_engines(snapshot: ServiceSnapshot, deployment: Manifest | None, *, applied: bool) -> tuple[int, int]:
+    """Engines that exist and engines that answer.
+
+    A Deployment that has just been applied says nothing yet, and then first counts what it is about to make: saying
+    so at once saves every new service a write of its status.
+    """
+    if deployment is None or "observedGeneration" not in deployment.get("status", {}):
+        coming = applied and snapshot.placement.pods is not None and not snapshot.service.spec.suspend
+        return (snapshot.service.spec.replicas if coming else 0), 0
+    made = count(deployment, "availableReplicas") + count(deployment, "unavailableReplicas")
+    exists = made if snapshot.placement.pods is not None else 0
+    return max(count(deployment, "replicas"), exists), count(deployment, "readyReplicas")
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:
     longest = snapshot.model.status.context_length if snapshot.model else 0
     wanted = snapshot.service.spec.context_size
     return min(wanted, longest) if longest else wanted
-
-
-def judge_engines(snapshot: ServiceSnapshot, wanted: Manifest) -> Verdict:
-    """Whether the service answers with what is ``wanted``, from what its Deployment, Service and Pods report."""
-    replicas, url = snapshot.service.spec.replicas, _url(snapshot.address)
-    if replicas == 0:
-        return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
-    problem = _address_problem(snapshot.address)
-    if problem:
-        return Verdict("stalled", Reason.PORT_IN_USE, problem)
-    ready, crash = _count(snapshot.deployment, "readyReplicas"), _crash(snapshot.pods, wanted)
-    answering = ready > 0 and bool(url)
-    if answering and _is_rolled_out(snapshot.deployment, wanted):
-        detail = f" {crash}." if crash else ""
-        return Verdict("ready", Reason.READY, f"{ready} of {replicas} engines answer at {url}/v1.{detail}")
-    if crash:
-        detail = f". The engines from before still answer at {url}/v1." if answering else ""
-        return Verdict("stalled", Reason.ENGINE_CRASHED, crash + detail)
-    if answering:
-        new = _count(snapshot.deployment, "updatedReplicas")
-        message = f"New engines are starting: {new} of {replicas}. Those from before answer at {url}/v1 until then."
-        return Verdict("progressing", Reason.ROLLING_OUT, message)
-    return Verdict("progressing", Reason.STARTING, f"Engines are starting: {ready} of {replicas} answer.")
-
-
-def _is_rolled_out(deployment: Manifest | None, wanted: Manifest) -> bool:
-    """Whether every engine that exists was started from the template that is wanted now."""
-    if deployment is None or not is_applied(wanted, deployment):
-        return False
-    current = _count(deployment, "observedGeneration") >= deployment["metadata"].get("generation", 1)
-    return current and _count(deployment, "updatedReplicas") == _count(deployment, "replicas")
-
-
-def _count(deployment: Manifest | None, name: str) -> int:
-    return int((deployment or {}).get("status", {}).get(name) or 0)
-
-
-def _url(address: Manifest | None) -> str:
-    ingress = (address or {}).get("status", {}).get("loadBalancer", {}).get("ingress", [])
-    for item in ingress:
-        for port in item.get("ports", []):
-            return f"http://{item['ip']}:{port['port']}"
-    return ""
-
-
-def _address_problem(address: Manifest | None) -> str:
-    for condition in (address or {}).get("status", {}).get("conditions", []):
-        if condition.get("type") == Reason.PORT_IN_USE and condition.get("status") == "True":
-            return str(condition.get("message", ""))
-    return ""
-
-
-def _crash(pods: Many[Manifest], wanted: Manifest) -> str:
-    """How an engine of the ``wanted`` template ends again and again, or nothing."""
-    template = wanted["spec"]["template"]["spec"]
-    for pod in pods:
-        if first_difference(template, pod.get("spec")) is not None:
-            continue  # Of an earlier spec, and about to go.
-        for status in pod.get("status", {}).get("containerStatuses", []):
-            last = status.get("lastState", {}).get("terminated", {})
-            often = status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED
-            if often and not status.get("ready") and _lasted_seconds(last) < HEALTHY_SECONDS:
-                detail = str(last.get("message", "")).strip().rstrip(".") or "it left no message"
-                count, code = status["restartCount"], last.get("exitCode", "unknown")
-                return f"The engine ended {count} times, last with exit code {code}: {detail}"
-    return ""
-
-
-def _lasted_seconds(ended: Manifest) -> float:
-    begin, end = (parse_time(ended.get(name, "")) for name in ("startedAt", "finishedAt"))
-    return (end - begin).total_seconds() if begin and end else 0.0

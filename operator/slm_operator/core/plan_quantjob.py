@@ -1,7 +1,7 @@
 """plan_quantjob: convert, make every variant, measure each, gate, select, report."""
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from slm_contract import specs
@@ -9,7 +9,8 @@ from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, BenchmarkResult, EvaluateResult, ReportResult
 from slm_operator.api.quantjob import DEFAULT_VARIANTS, QuantJob, QuantJobStatus, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
-from slm_operator.core.conditions import Verdict, build_conditions, build_events
+from slm_operator.core.conclusion import build_work_digest
+from slm_operator.core.conditions import Verdict, build_conditions, build_events, concluded_at
 from slm_operator.core.gate import judge_variant, select_variant
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
@@ -22,8 +23,10 @@ from slm_operator.core.quantjob_report import (
     build_origin,
     build_row,
 )
+from slm_operator.core.resources import cpu_limit, step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.steps import Children
+from slm_operator.core.store import StoreView
 
 BASELINE_LABEL = "baseline"
 
@@ -37,6 +40,8 @@ class QuantSnapshot:
     """What ``modelRef`` names; None when it does not exist."""
     children: Children
     placement: Placement
+    store: StoreView | None = None
+    """The namespace's store on a cluster."""
 
 
 @dataclass
@@ -68,24 +73,43 @@ def check_model(name: str, model: SLMModel | None) -> Verdict | None:
 
 def plan_quantjob(snapshot: QuantSnapshot, now: datetime) -> Plan:
     """What to do for one QuantJob."""
-    job = snapshot.job
-    types = tuple(job.spec.variants) or DEFAULT_VARIANTS
-    known = _Progress(None, [VariantStatus(type=name, forecast_bytes=_forecast(snapshot, name)) for name in types])
+    job, spec = snapshot.job, snapshot.job.spec
     sequence = Sequence(
         job,
         snapshot.children,
         snapshot.placement,
         now,
-        resources=job.spec.resources,
-        backoff_limit=job.spec.backoff_limit,
-        suspended=job.spec.suspend,
+        store=snapshot.store,
+        resources=spec.resources,
+        scheduling=spec,
+        backoff_limit=spec.backoff_limit,
+        suspended=spec.suspend,
     )
+    missing = check_model(spec.model_ref.name, snapshot.model)
+    if job.status.work_digest and job.status.work_digest == _work(snapshot, missing):
+        # Also while the model is away: what was made of it is still there, and still referred to.
+        if missing is None:
+            sequence.expire(concluded_at(job.status.conditions), spec.ttl_seconds_after_finished)
+        return _build_plan(snapshot, sequence, job.status, missing or _done(job.status), now)
+    types = tuple(spec.variants) or DEFAULT_VARIANTS
+    known = _Progress(None, [VariantStatus(type=name, forecast_bytes=_forecast(snapshot, name)) for name in types])
     try:
-        verdict = _walk(snapshot, sequence, known)
+        _walk(snapshot, sequence, known, missing)
+        status = _build_status(snapshot, sequence, known)
+        verdict = _done(status)
     except Blocked as blocked:
-        verdict = blocked.verdict
+        status, verdict = _build_status(snapshot, sequence, known), blocked.verdict
     sequence.drop_superseded(finished=known.report is not None)
-    return _build_plan(snapshot, sequence, known, verdict, now)
+    return _build_plan(snapshot, sequence, status, verdict, now)
+
+
+def _work(snapshot: QuantSnapshot, missing: Verdict | None) -> str:
+    """Identity of the work: on the model as it is, or as it was while that is not known."""
+    job = snapshot.job
+    digest = job.status.model_digest if missing or snapshot.model is None else snapshot.model.status.digest
+    # Speed depends on the threads, and they on the limit.
+    cpu = job.spec.resources.limits.get("cpu", "")
+    return build_work_digest(job, snapshot.placement, snapshot.store, digest, cpu)
 
 
 def _forecast(snapshot: QuantSnapshot, name: str) -> int:
@@ -94,18 +118,19 @@ def _forecast(snapshot: QuantSnapshot, name: str) -> int:
     return next((row.size_bytes for row in snapshot.model.status.forecast if row.type == name), 0)
 
 
-def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> Verdict:
-    missing = check_model(snapshot.job.spec.model_ref.name, snapshot.model)
+def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, missing: Verdict | None) -> None:
     if missing is not None or snapshot.model is None:
         raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-    store = snapshot.placement.store
-    convert = specs.ConvertSpec(model=snapshot.model.status.digest, store=store)
-    base = sequence.require(convert, "convert", ArtifactResult)
+    _require_text(snapshot)
+    store, model, shape = snapshot.placement.store, snapshot.model.status, snapshot.model.status.shape
+    convert = specs.ConvertSpec(model=model.digest, store=store)
+    base = sequence.require(convert, "convert", ArtifactResult, step_memory(convert, shape, model.size_bytes))
     known.baseline = _made(VariantStatus(type=BASELINE_LABEL), base)
     for index, variant in enumerate(known.variants):
         spec = specs.QuantizeSpec(gguf=base.manifest, type=variant.type, threads=_threads(snapshot), store=store)
+        memory = step_memory(spec, shape, base.size_bytes)
         try:
-            made = sequence.require(spec, f"quantize-{variant.type}", ArtifactResult)
+            made = sequence.require(spec, f"quantize-{variant.type}", ArtifactResult, memory)
         except Blocked as blocked:
             if blocked.verdict.state == "stalled":
                 why = {"reason": blocked.verdict.reason.value, "message": blocked.verdict.message}
@@ -117,11 +142,22 @@ def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> Verd
     for index, variant in enumerate(known.variants):
         measured = _measure(snapshot, sequence, known, variant, base.manifest)
         known.variants[index] = judge_variant(measured, known.baseline, snapshot.job.spec.gate)
-    return _conclude(snapshot, snapshot.model, sequence, known)
+    _conclude(snapshot, snapshot.model, sequence, known)
+
+
+def _require_text(snapshot: QuantSnapshot) -> None:
+    text = snapshot.job.spec.evaluation.text
+    if text and snapshot.placement.pods is not None:
+        message = (
+            f"spec.evaluation.text names {text} on one machine, which the pods of a cluster cannot see: leave it out "
+            "to measure on the text that ships with the pipelines."
+        )
+        raise Blocked(Verdict("stalled", Reason.SOURCE_NOT_SUPPORTED, message))
 
 
 def _threads(snapshot: QuantSnapshot) -> int:
-    return plan_threads(snapshot.job.spec.resources.limits.get("cpu", ""), snapshot.placement.machine_cpus)
+    placement = snapshot.placement
+    return plan_threads(cpu_limit(snapshot.job.spec.resources, placement.pods), placement.machine_cpus)
 
 
 def _made(variant: VariantStatus, made: ArtifactResult) -> VariantStatus:
@@ -133,6 +169,7 @@ def _measure(
     snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, variant: VariantStatus, baseline: str
 ) -> VariantStatus:
     spec, store, threads = snapshot.job.spec, snapshot.placement.store, _threads(snapshot)
+    shape = snapshot.model.status.shape if snapshot.model else None
     evaluate = specs.EvaluateSpec(
         gguf=variant.digest,
         baseline=baseline,
@@ -142,7 +179,8 @@ def _measure(
         threads=threads,
         store=store,
     )
-    found = sequence.require(evaluate, f"evaluate-{variant.type}", EvaluateResult)
+    memory = step_memory(evaluate, shape, variant.size_bytes)
+    found = sequence.require(evaluate, f"evaluate-{variant.type}", EvaluateResult, memory)
     update: dict[str, object] = {
         "perplexity": found.perplexity,
         "kl_divergence": found.kl_divergence,
@@ -158,7 +196,8 @@ def _measure(
             threads=threads,
             store=store,
         )
-        speed = sequence.require(benchmark, f"benchmark-{variant.type}", BenchmarkResult)
+        memory = step_memory(benchmark, shape, variant.size_bytes)
+        speed = sequence.require(benchmark, f"benchmark-{variant.type}", BenchmarkResult, memory)
         known.measured[variant.type] = Measured(found, speed)
         update["prompt_tokens_per_second"] = speed.prompt_tokens_per_second
         update["tokens_per_second"] = speed.generate_tokens_per_second
@@ -166,14 +205,19 @@ def _measure(
     return variant.model_copy(update=update)
 
 
-def _conclude(snapshot: QuantSnapshot, model: SLMModel, sequence: Sequence, known: _Progress) -> Verdict:
+def _conclude(snapshot: QuantSnapshot, model: SLMModel, sequence: Sequence, known: _Progress) -> None:
     goal = snapshot.job.spec.goal
     known.selected, known.selection_message = select_variant(known.variants, goal, _serving(snapshot, known.variants))
     known.report = sequence.require(_report_spec(snapshot, model, known), "report", ReportResult)
     sequence.progress = ""
-    if not known.selected:
-        return Verdict("stalled", Reason.NO_VARIANT_PASSED, known.selection_message)
-    return Verdict("ready", Reason.SUCCEEDED, known.selection_message)
+
+
+def _done(status: QuantJobStatus) -> Verdict:
+    """What finished work says, as its status tells it."""
+    if not status.selected:
+        return Verdict("stalled", Reason.NO_VARIANT_PASSED, status.selection_message)
+    size = next(variant.size_bytes for variant in status.variants if variant.type == status.selected)
+    return Verdict("ready", Reason.SUCCEEDED, f"{status.selection_message} It takes {format_bytes(size)}.")
 
 
 def _serving(snapshot: QuantSnapshot, variants: Many[VariantStatus]) -> dict[str, int]:
@@ -201,14 +245,8 @@ def _report_spec(snapshot: QuantSnapshot, model: SLMModel, known: _Progress) -> 
     )
 
 
-def _build_plan(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, verdict: Verdict, now: datetime) -> Plan:
-    job, generation = snapshot.job, snapshot.job.metadata.generation
-    if known.report and known.selected:
-        size = next(variant.size_bytes for variant in known.variants if variant.type == known.selected)
-        verdict = replace(verdict, message=f"{verdict.message} It takes {format_bytes(size)}.")
-    status = QuantJobStatus(
-        observed_generation=generation,
-        conditions=build_conditions(verdict, job.status.conditions, generation, now, is_job=True),
+def _build_status(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress) -> QuantJobStatus:
+    return QuantJobStatus(
         model_digest=snapshot.model.status.digest if snapshot.model else "",
         baseline=known.baseline,
         variants=known.variants,
@@ -219,13 +257,22 @@ def _build_plan(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, v
         tool=known.tool,
         step_seconds=sequence.step_seconds,
         progress=sequence.progress,
+        work_digest=_work(snapshot, None) if known.report else "",
     )
+
+
+def _build_plan(
+    snapshot: QuantSnapshot, sequence: Sequence, status: QuantJobStatus, verdict: Verdict, now: datetime
+) -> Plan:
+    job, generation = snapshot.job, snapshot.job.metadata.generation
+    conditions = build_conditions(verdict, job.status.conditions, generation, now, is_job=True)
+    told = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    about = ObjectKey("QuantJob", job.metadata.namespace, job.metadata.name)
     return Plan(
-        status=status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        apply=tuple(sequence.apply),
+        status=told.model_dump(mode="json", by_alias=True, exclude_none=True),
+        hold=sequence.hold,
+        create=tuple(sequence.create),
         delete=tuple(sequence.delete),
-        events=build_events(
-            ObjectKey("QuantJob", job.metadata.namespace, job.metadata.name), verdict, job.status.conditions
-        ),
+        events=build_events(about, verdict, job.status.conditions),
         requeue_after_seconds=sequence.requeue_after_seconds,
     )

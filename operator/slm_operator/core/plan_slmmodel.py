@@ -8,6 +8,7 @@ from slm_contract import specs
 from slm_contract.reasons import Reason
 from slm_contract.results import AcquireResult, ModelShape, ResolveResult
 from slm_operator.api.slmmodel import Forecast, SLMModel, SLMModelStatus
+from slm_operator.core.conclusion import build_work_digest
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
@@ -15,6 +16,7 @@ from slm_operator.core.quantity import format_bytes
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.sizes import QUANT_TYPES, gguf_bytes, parameter_class, serving_bytes
 from slm_operator.core.steps import Children
+from slm_operator.core.store import StoreView
 
 FORECAST_TYPES = tuple(name for name in QUANT_TYPES if name not in {"F32", "F16", "BF16", "Q2_K_S"})
 """What a forecast tells, besides the unquantized file; Q2_K_S cannot be made without an importance matrix."""
@@ -29,37 +31,57 @@ class ModelSnapshot:
     model: SLMModel
     children: Children
     placement: Placement
+    store: StoreView | None = None
+    """The namespace's store on a cluster."""
 
 
 def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
     """What to do for one SLMModel."""
     model = snapshot.model
-    sequence = Sequence(model, snapshot.children, snapshot.placement, now, suspended=model.spec.suspend)
+    work = build_work_digest(model, snapshot.placement, snapshot.store)
+    sequence = Sequence(
+        model, snapshot.children, snapshot.placement, now, store=snapshot.store, suspended=model.spec.suspend
+    )
+    if model.status.work_digest == work:
+        return _build_plan(model, sequence, model.status, _done(model.status), now)
     facts = {}
     try:
+        _require_source(snapshot)
         resolved = sequence.require(_resolve_spec(snapshot), "resolve", ResolveResult)
         facts = _facts(resolved)
         acquired = sequence.require(_acquire_spec(snapshot, resolved), "acquire", AcquireResult)
-        facts |= {"digest": acquired.manifest}
-        verdict = Verdict("ready", Reason.READY, _summary(resolved))
+        facts |= {"digest": acquired.manifest, "work_digest": work}
+        status = SLMModelStatus(**facts)
+        verdict = _done(status)
     except Blocked as blocked:
-        verdict = blocked.verdict
+        status, verdict = SLMModelStatus(**facts, progress=sequence.progress), blocked.verdict
     sequence.drop_superseded(finished=verdict.state == "ready")
-    generation = model.metadata.generation
-    status = SLMModelStatus(
-        observed_generation=generation,
-        conditions=build_conditions(verdict, model.status.conditions, generation, now),
-        progress=sequence.progress,
-        **facts,
-    )
+    return _build_plan(model, sequence, status, verdict, now)
+
+
+def _build_plan(model: SLMModel, sequence: Sequence, status: SLMModelStatus, verdict: Verdict, now: datetime) -> Plan:
+    generation, previous = model.metadata.generation, model.status.conditions
+    conditions = build_conditions(verdict, previous, generation, now)
+    told = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
     about = ObjectKey("SLMModel", model.metadata.namespace, model.metadata.name)
     return Plan(
-        status=status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        apply=tuple(sequence.apply),
+        status=told.model_dump(mode="json", by_alias=True, exclude_none=True),
+        hold=sequence.hold,
+        create=tuple(sequence.create),
         delete=tuple(sequence.delete),
-        events=build_events(about, verdict, model.status.conditions),
+        events=build_events(about, verdict, previous),
         requeue_after_seconds=sequence.requeue_after_seconds,
     )
+
+
+def _require_source(snapshot: ModelSnapshot) -> None:
+    path = snapshot.model.spec.source.path
+    if path is not None and snapshot.placement.pods is not None:
+        message = (
+            f"spec.source.path names {path} on one machine, which the pods of a cluster cannot see: create another "
+            "SLMModel with spec.source.huggingFace, whose endpoint may be a hub inside your network."
+        )
+        raise Blocked(Verdict("stalled", Reason.SOURCE_NOT_SUPPORTED, message))
 
 
 def _source(snapshot: ModelSnapshot) -> specs.Source:
@@ -136,7 +158,7 @@ def _is_applicable(shape: ModelShape, name: str) -> bool:
     return all(row % QUANT_TYPES[name].block_size == 0 for row in rows)
 
 
-def _summary(resolved: ResolveResult) -> str:
-    kind = parameter_class(resolved.parameters)
-    size = format_bytes(resolved.size_bytes)
-    return f"{resolved.architecture}, {resolved.parameters:,} parameters ({kind}), {size} verified and stored."
+def _done(status: SLMModelStatus) -> Verdict:
+    size, kind = format_bytes(status.size_bytes), status.parameter_class
+    what = f"{status.architecture}, {status.parameters:,} parameters ({kind}), {size} verified and stored."
+    return Verdict("ready", Reason.READY, what)

@@ -2,26 +2,31 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pydantic import ValidationError
 
 from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome, Progress, StepError
+from slm_operator.core.conditions import parse_time
 from slm_operator.core.plan import Manifest
+from slm_operator.core.pods import describe_waiting, is_live
 from slm_operator.core.quantity import format_bytes
 
 FINISHED_TYPES = {"Complete": "succeeded", "Failed": "failed"}
 RETRY_DELAY_SECONDS = 300.0
 """A step that used up its back-off limit on faults is tried anew after this: long enough not to hammer a hub."""
+LAG_SECONDS = 30.0
+"""How long a Job may be known to have ended before its Pod's end is: the two arrive on different watches."""
 
 
 @dataclass(frozen=True)
 class StepView:
     """One step as observed."""
 
-    state: Literal["absent", "running", "succeeded", "failed"]
+    state: Literal["absent", "running", "succeeded", "failed", "lost"]
+    """lost: it ended, but its Pod, and the result with it, was removed by somebody."""
     result: AnyResult | None = None
     error: StepError | None = None
     seconds: float = 0.0
@@ -30,6 +35,12 @@ class StepView:
     finished_at: datetime | None = None
     final: bool = False
     """True when trying again cannot help."""
+    told: bool = True
+    """Whether the error is the step's own; without its Pod only the Job's remains."""
+    look_again: bool = False
+    """Whether what is still missing may never be announced."""
+    waiting: str = ""
+    """Why its Pod cannot start, in words."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ def _order(pod: Manifest) -> tuple[str, str]:
     return pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]
 
 
-def view_step(name: str, children: Children) -> StepView:
+def view_step(name: str, children: Children, now: datetime) -> StepView:
     """What the Job of that name and its newest Pod say."""
     job = children.jobs.get(name)
     if job is None:
@@ -62,22 +73,48 @@ def view_step(name: str, children: Children) -> StepView:
     finished = _finished(job)
     outcome = next((found for pod in reversed(pods) if (found := _outcome(pod)) is not None), None)
     if finished is None:
-        progress = next((shown for pod in reversed(pods) if (shown := _progress(pod)) is not None), None)
-        return StepView("running", progress=progress, error=outcome.error if outcome else None)
+        return _view_running(pods, outcome)
     state, reason, message, at = finished
     if state == "succeeded" and outcome is not None and outcome.result is not None:
         return StepView("succeeded", outcome.result, None, outcome.seconds, outcome.peak_memory_bytes, None, at)
+    if outcome is None and _may_come(pods, at, now):
+        return StepView("running", look_again=True)
     if state == "succeeded":
         error = StepError(reason=Reason.INTERNAL_ERROR, message=f"The step {name} ended well but left no result.")
-        return StepView("failed", error=error, finished_at=at)
-    told = outcome.error if outcome is not None else None
+        return StepView("failed", error=error, finished_at=at) if pods else StepView("lost")
+    told = outcome.error if outcome is not None else _killed(name, pods)
     fallback = StepError(reason=Reason.STEP_FAILED, message=f"The step {name} failed: {message or reason}.")
-    error = told or _memory_error(name, pods) or fallback
-    return StepView("failed", error=error, finished_at=at, final=reason == "PodFailurePolicy")
+    final = reason == "PodFailurePolicy"
+    return StepView("failed", error=told or fallback, finished_at=at, final=final, told=told is not None)
+
+
+def _view_running(pods: tuple[Manifest, ...], outcome: Outcome | None) -> StepView:
+    progress = next((shown for pod in reversed(pods) if (shown := _progress(pod)) is not None), None)
+    waiting = describe_waiting(pods[-1]) if pods and is_live(pods[-1]) else ""
+    return StepView("running", progress=progress, error=outcome.error if outcome else None, waiting=waiting)
+
+
+def _may_come(pods: tuple[Manifest, ...], at: datetime | None, now: datetime) -> bool:
+    """Whether the Pod's end is only not known yet."""
+    if any(not is_live(pod) for pod in pods):
+        return False
+    return at is not None and (now - at).total_seconds() < LAG_SECONDS
+
+
+def _killed(name: str, pods: Iterable[Manifest]) -> StepError | None:
+    """What to say of a step that was ended from outside, and so could say nothing itself."""
+    return _memory_error(name, pods) or next((found for pod in pods if (found := _eviction(name, pod))), None)
+
+
+def _eviction(name: str, pod: Manifest) -> StepError | None:
+    status = pod.get("status", {})
+    if status.get("reason") != "Evicted":
+        return None
+    message = f"The node put the step {name} out: {status.get('message', '').strip().rstrip('.')}."
+    return StepError(reason=Reason.STEP_FAILED, message=message)
 
 
 def _memory_error(name: str, pods: Iterable[Manifest]) -> StepError | None:
-    """What to say of a step that was killed for its memory, and so could say nothing itself."""
     for pod in pods:
         for status in pod.get("status", {}).get("containerStatuses", []):
             ended = status.get("state", {}).get("terminated", {})
@@ -95,14 +132,6 @@ def _finished(job: Manifest) -> tuple[str, str, str, datetime | None] | None:
             state = FINISHED_TYPES[condition["type"]]
             return state, condition.get("reason", ""), condition.get("message", ""), at
     return None
-
-
-def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time, or None."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
-        return None
 
 
 def _outcome(pod: Manifest) -> Outcome | None:

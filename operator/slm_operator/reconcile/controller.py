@@ -6,6 +6,7 @@ import time
 
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME
+from slm_operator.core.store import CLAIM_KIND
 from slm_operator.errors import ClusterUnavailable, NotLeading, SlmError
 from slm_operator.ports import Cluster, Manifest, ObjectKey, Observer, Unobserved
 from slm_operator.reconcile.queue import KeyedQueue
@@ -74,36 +75,50 @@ class Controller:
 
     async def _notice(self, key: ObjectKey) -> None:
         manifest = await self._cluster.get(key)
-        if key.kind not in KINDS:
+        if key.kind in KINDS:
+            self._references.learn(key, manifest)
+        elif key.kind != CLAIM_KIND:
             owner = self._owner(key, manifest)
-            if owner is not None:
+            if owner is None:
+                return
+            if owner.kind != CLAIM_KIND:
                 self._queue.add(owner)
-            return
-        self._references.learn(key, manifest)
+                return
+            key = owner  # What belongs to the store concerns all that use it.
         self._queue.add(key)
-        for dependant in self._references.of(key):
+        for dependant in self._dependants(key):
             self._queue.add(dependant)
 
     def _owner(self, key: ObjectKey, manifest: Manifest | None) -> ObjectKey | None:
         if manifest is None:
             return self._owners.pop(key, None)
         labels = manifest["metadata"].get("labels", {})
-        if labels.get(LABEL_KIND) not in INFOS:
+        if labels.get(LABEL_KIND) not in (*INFOS, CLAIM_KIND):
             return None
         owner = ObjectKey(labels[LABEL_KIND], key.namespace, labels.get(LABEL_NAME, ""))
         self._owners[key] = owner
         return owner
+
+    def _dependants(self, key: ObjectKey) -> list[ObjectKey]:
+        """What must be looked at because ``key`` changed: what names it, and what shares its store."""
+        store = self._reconciler.store_key(key.namespace)
+        if key.kind == CLAIM_KIND:
+            return self._references.in_namespace(key.namespace) if key == store else []
+        return [*self._references.of(key), *([store] if store and key.kind == "SLMModel" else [])]
 
 
 class References:
     """Who must be looked at when an object changes, because its spec names it."""
 
     def __init__(self) -> None:
+        self._present: dict[str, set[ObjectKey]] = {}
         self._named: dict[ObjectKey, ObjectKey] = {}
         self._dependants: dict[ObjectKey, set[ObjectKey]] = {}
 
     def learn(self, key: ObjectKey, manifest: Manifest | None) -> None:
-        """Remember what an object names now; nothing when it is gone."""
+        """Remember that the object is there, and what it names now; nothing when it is gone."""
+        present = self._present.setdefault(key.namespace, set())
+        (present.discard if manifest is None else present.add)(key)
         before, now = self._named.pop(key, None), named_by(key, manifest)
         if before is not None:
             self._dependants[before].discard(key)
@@ -117,6 +132,10 @@ class References:
         """Objects that name ``key``, directly or through a QuantJob."""
         direct = self._dependants.get(key, set())
         return sorted(direct.union(*(self._dependants.get(each, set()) for each in direct)))
+
+    def in_namespace(self, namespace: str) -> list[ObjectKey]:
+        """All objects of our kinds in a namespace."""
+        return sorted(self._present.get(namespace, set()))
 
 
 def named_by(key: ObjectKey, manifest: Manifest | None) -> ObjectKey | None:

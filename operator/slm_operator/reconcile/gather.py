@@ -4,18 +4,31 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
-from slm_operator.core.manifests.metadata import LABEL_STEP, build_labels
-from slm_operator.core.placement import Placement
+from slm_operator.core.manifests.deployment import address_name
+from slm_operator.core.manifests.metadata import FINALIZER, LABEL_KIND, LABEL_NAME, LABEL_STEP, build_labels
+from slm_operator.core.manifests.network import POLICY_NAMES
+from slm_operator.core.placement import ClusterPods, Placement
+from slm_operator.core.plan_deletion import COLLECT_LABEL, DeletionSnapshot
 from slm_operator.core.plan_inferenceservice import ServiceSnapshot
 from slm_operator.core.plan_quantjob import QuantSnapshot
 from slm_operator.core.plan_slmmodel import ModelSnapshot
+from slm_operator.core.plan_store import StoreSnapshot
+from slm_operator.core.pods import is_live
+from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
 from slm_operator.core.steps import Children
+from slm_operator.core.store import CLAIM_KIND, StoreView
 from slm_operator.ports import Cluster, Manifest, ObjectKey
+
+SERVING = "serve"
+"""Step label of engines, which are pods of ours and yet no step."""
 
 
 async def _fetch(cluster: Cluster, kind: str, namespace: str, name: str) -> AnyResource | None:
+    """The object, unless it is being deleted: what it made is about to go."""
     manifest = await cluster.get(ObjectKey(kind, namespace, name))
-    return None if manifest is None else parse_resource(manifest)
+    if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+        return None
+    return parse_resource(manifest)
 
 
 async def gather_model_named(cluster: Cluster, namespace: str, name: str) -> SLMModel | None:
@@ -28,21 +41,38 @@ async def _pods(cluster: Cluster, owner: AnyResource) -> list[Manifest]:
     return list(await cluster.list("Pod", owner.metadata.namespace, build_labels(owner)))
 
 
-async def gather_children(cluster: Cluster, owner: AnyResource) -> Children:
-    """Jobs of the owner and their Pods."""
-    jobs = await cluster.list("Job", owner.metadata.namespace, build_labels(owner))
-    return Children.of(jobs, await _pods(cluster, owner))
+async def gather_children(cluster: Cluster, namespace: str, labels: dict[str, str]) -> Children:
+    """Jobs with these labels and their Pods."""
+    return Children.of(await cluster.list("Job", namespace, labels), await cluster.list("Pod", namespace, labels))
+
+
+async def gather_store(cluster: Cluster, namespace: str, placement: Placement) -> StoreView | None:
+    """The namespace's store; None on the local backend."""
+    pods = placement.pods
+    if pods is None:
+        return None
+    found = [await cluster.get(ObjectKey("NetworkPolicy", namespace, name)) for name in POLICY_NAMES]
+    return StoreView(
+        name=pods.claim,
+        claim=await cluster.get(ObjectKey(CLAIM_KIND, namespace, pods.claim)),
+        policies=tuple(policy for policy in found if policy is not None),
+        collections=await gather_children(cluster, namespace, _labels(CLAIM_KIND, pods.claim)),
+    )
 
 
 async def gather_slmmodel(cluster: Cluster, model: SLMModel, placement: Placement) -> ModelSnapshot:
     """What plan_slmmodel looks at."""
-    return ModelSnapshot(model, await gather_children(cluster, model), placement)
+    namespace = model.metadata.namespace
+    children = await gather_children(cluster, namespace, build_labels(model))
+    return ModelSnapshot(model, children, placement, await gather_store(cluster, namespace, placement))
 
 
 async def gather_quantjob(cluster: Cluster, job: QuantJob, placement: Placement) -> QuantSnapshot:
     """What plan_quantjob looks at."""
-    model = await gather_model_named(cluster, job.metadata.namespace, job.spec.model_ref.name)
-    return QuantSnapshot(job, model, await gather_children(cluster, job), placement)
+    namespace = job.metadata.namespace
+    model = await gather_model_named(cluster, namespace, job.spec.model_ref.name)
+    children = await gather_children(cluster, namespace, build_labels(job))
+    return QuantSnapshot(job, model, children, placement, await gather_store(cluster, namespace, placement))
 
 
 async def gather_inferenceservice(cluster: Cluster, service: InferenceService, placement: Placement) -> ServiceSnapshot:
@@ -58,9 +88,59 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
         quant_job=quant_job,
-        children=await gather_children(cluster, service),
+        children=Children.of(await cluster.list("Job", namespace, build_labels(service)), pods),
         deployment=await cluster.get(ObjectKey("Deployment", namespace, name)),
-        address=await cluster.get(ObjectKey("Service", namespace, name)),
-        pods=tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get(LABEL_STEP) == "serve"),
+        address=await cluster.get(ObjectKey("Service", namespace, address_name(name))),
+        pods=tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get(LABEL_STEP) == SERVING),
+        placement=placement,
+        store=await gather_store(cluster, namespace, placement),
+        budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
+    )
+
+
+async def gather_namespace(cluster: Cluster, namespace: str, placement: Placement, pods: ClusterPods) -> StoreSnapshot:
+    """What plan_store looks at."""
+    models = [item for item in await cluster.list("SLMModel", namespace) if not _is_going(item)]
+    endpoints = [item.get("spec", {}).get("source", {}).get("huggingFace", {}).get("endpoint", "") for item in models]
+    store = await gather_store(cluster, namespace, placement) or StoreView(pods.claim)
+    return StoreSnapshot(namespace, store, sorted(set(endpoints)) if models else None, placement)
+
+
+async def gather_deletion(cluster: Cluster, manifest: Manifest, placement: Placement, name: str) -> DeletionSnapshot:
+    """What plan_deletion looks at: as the only planner, at the whole namespace. ``name`` is the claim's."""
+    meta = manifest["metadata"]
+    namespace, mine = meta["namespace"], _labels(manifest["kind"], meta["name"])
+    objects = [item for kind in KEEPING_KINDS for item in await cluster.list(kind, namespace)]
+    going = [_labels(item["kind"], item["metadata"]["name"]) for item in objects if _is_going(item)]
+    return DeletionSnapshot(
+        manifest=manifest,
+        children=await gather_children(cluster, namespace, mine),
+        busy=sorted(item["metadata"]["name"] for item in objects if _is_busy(item) and not _has(item, mine)),
+        roots=find_roots(
+            item for item in objects if not _is_going(item) and not any(_has(item, labels) for labels in going)
+        ),
+        store=await gather_store(cluster, namespace, placement) or StoreView(name),
         placement=placement,
     )
+
+
+def _labels(kind: str, name: str) -> dict[str, str]:
+    return {"app.kubernetes.io/managed-by": "slm-operator", LABEL_KIND: kind, LABEL_NAME: name}
+
+
+def _has(manifest: Manifest, labels: dict[str, str]) -> bool:
+    return labels.items() <= (manifest["metadata"].get("labels") or {}).items()
+
+
+def _is_going(manifest: Manifest) -> bool:
+    """Whether an object that held its bytes is being deleted."""
+    meta = manifest["metadata"]
+    return bool(meta.get("deletionTimestamp")) and FINALIZER in (meta.get("finalizers") or [])
+
+
+def _is_busy(manifest: Manifest) -> bool:
+    """Whether it is a step's Job or Pod that may write to the store."""
+    step = (manifest["metadata"].get("labels") or {}).get(LABEL_STEP, "")
+    if step in ("", SERVING, COLLECT_LABEL):
+        return False
+    return not has_ended(manifest) if manifest["kind"] == "Job" else manifest["kind"] == "Pod" and is_live(manifest)

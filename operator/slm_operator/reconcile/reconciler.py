@@ -1,24 +1,23 @@
 """Carries out plans: one object at a time, nothing but what the plan says."""
 
-from pydantic import TypeAdapter, ValidationError
-
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceService
-from slm_operator.api.meta import Condition
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
-from slm_operator.core.conditions import Verdict, build_conditions, build_events
-from slm_operator.core.diff import is_applied
+from slm_operator.core.conditions import Verdict, build_events, read_conditions, restate
+from slm_operator.core.diff import check_owner, is_applied, is_predecessors
+from slm_operator.core.manifests.metadata import FINALIZER
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Plan, key_of
+from slm_operator.core.plan_deletion import plan_deletion
 from slm_operator.core.plan_inferenceservice import plan_inferenceservice
 from slm_operator.core.plan_quantjob import plan_quantjob
 from slm_operator.core.plan_slmmodel import plan_slmmodel
-from slm_operator.errors import Conflict, InvalidManifest
+from slm_operator.core.plan_store import plan_store
+from slm_operator.core.store import CLAIM_KIND
+from slm_operator.errors import Conflict, InvalidManifest, NamespaceEnding, NameTaken
 from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey
 from slm_operator.reconcile import gather
-
-CONDITIONS = TypeAdapter(list[Condition])
 
 
 class Reconciler:
@@ -29,21 +28,53 @@ class Reconciler:
         self._clock = clock
         self._placement = placement
 
+    def store_key(self, namespace: str) -> ObjectKey | None:
+        """What to look at for the store of a namespace; None on the local backend."""
+        pods = self._placement.pods
+        return ObjectKey(CLAIM_KIND, namespace, pods.claim) if pods else None
+
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Look at one object and act; returns the seconds after which to look again, if any."""
+        if key.kind == CLAIM_KIND:
+            return await self._furnish(key)
         manifest = await self._cluster.get(key)
-        if key.kind not in KINDS or manifest is None or manifest["metadata"].get("deletionTimestamp"):
+        if key.kind not in KINDS or manifest is None:
             return None
+        if manifest["metadata"].get("deletionTimestamp"):
+            return await self._let_go(key, manifest)
         try:
             resource = parse_resource(manifest)
         except InvalidManifest as error:
             await self._refuse(key, manifest, Verdict("stalled", error.reason, str(error)))
             return None
         try:
-            return await self._execute(key, await self._plan(resource))
-        except Conflict as error:
+            return await self._execute(key, await self._plan(resource), manifest)
+        except NameTaken as error:
             await self._refuse(key, manifest, Verdict("stalled", Reason.NAME_CONFLICT, str(error)))
             raise
+
+    async def _furnish(self, key: ObjectKey) -> float | None:
+        """Give a namespace its store; the key is that of the claim, whether there is one or not."""
+        pods = self._placement.pods
+        if pods is None or key != self.store_key(key.namespace):
+            return None
+        snapshot = await gather.gather_namespace(self._cluster, key.namespace, self._placement, pods)
+        try:
+            return await self._execute(key, plan_store(snapshot, pods), snapshot.store.claim)
+        except NamespaceEnding:
+            return None
+
+    async def _let_go(self, key: ObjectKey, manifest: Manifest) -> float | None:
+        """Clean up for an object that was deleted and held by us; the rest is the cluster's own garbage collection."""
+        pods = self._placement.pods
+        if pods is None or FINALIZER not in (manifest["metadata"].get("finalizers") or []):
+            return None
+        snapshot = await gather.gather_deletion(self._cluster, manifest, self._placement, pods.claim)
+        try:
+            return await self._execute(key, plan_deletion(snapshot, self._clock.now()), manifest)
+        except NamespaceEnding:
+            # The claim goes too, and with it every byte.
+            return await self._execute(key, Plan(hold=False), manifest)
 
     async def _plan(self, resource: AnyResource) -> Plan:
         now = self._clock.now()
@@ -54,36 +85,45 @@ class Reconciler:
             return plan_inferenceservice(snapshot, now)
         return plan_slmmodel(await gather.gather_slmmodel(self._cluster, resource, self._placement), now)
 
-    async def _execute(self, key: ObjectKey, plan: Plan) -> float | None:
-        for child in plan.delete:
-            await self._cluster.delete(child)
-        for manifest in plan.apply:
-            if not is_applied(manifest, await self._cluster.get(key_of(manifest))):
-                await self._cluster.apply(manifest)
+    async def _execute(self, key: ObjectKey, plan: Plan, manifest: Manifest | None) -> float | None:
+        if plan.hold and manifest:
+            await self._hold(key, manifest, wanted=True)
+        for gone in plan.delete:
+            await self._cluster.delete(gone)
+        for child in plan.create:
+            _require_own(child, await self._cluster.create(child))
+        for child in plan.apply:
+            found = await self._cluster.get(key_of(child))
+            if found is not None:
+                _require_own(child, found)
+            if not is_applied(child, found):
+                await self._cluster.apply(child)
         if plan.status is not None:
             await self._cluster.update_status(key, plan.status)
         for event in plan.events:
             await self._cluster.record(event)
+        if plan.hold is False and manifest:
+            await self._hold(key, manifest, wanted=False)
         return plan.requeue_after_seconds
 
+    async def _hold(self, key: ObjectKey, manifest: Manifest, *, wanted: bool) -> None:
+        """Add our finalizer to the object, or take it away; others' stay."""
+        before = list(manifest["metadata"].get("finalizers") or [])
+        after = [name for name in before if name != FINALIZER] + [FINALIZER] * wanted
+        if after != before:
+            await self._cluster.set_finalizers(key, manifest["metadata"]["resourceVersion"], after)
+
     async def _refuse(self, key: ObjectKey, manifest: Manifest, verdict: Verdict) -> None:
-        meta, before = manifest["metadata"], manifest.get("status") or {}
-        generation = int(meta.get("generation", 1))
-        previous = _read_conditions(before)
-        conditions = build_conditions(verdict, previous, generation, self._clock.now())
-        status = {
-            **before,
-            "observedGeneration": generation,
-            "conditions": [item.model_dump(mode="json", by_alias=True) for item in conditions],
-        }
-        await self._cluster.update_status(key, status)
-        for event in build_events(key, verdict, previous):
+        await self._cluster.update_status(key, restate(manifest, verdict, self._clock.now()))
+        for event in build_events(key, verdict, read_conditions(manifest.get("status") or {})):
             await self._cluster.record(event)
 
 
-def _read_conditions(status: Manifest) -> list[Condition]:
-    """Conditions of a status that may be as malformed as the rest of its object."""
-    try:
-        return CONDITIONS.validate_python(status.get("conditions", []))
-    except ValidationError:
-        return []
+def _require_own(child: Manifest, found: Manifest) -> None:
+    """Raise NameTaken when ``found`` is somebody else's, and Conflict when it is only not gone yet."""
+    problem = check_owner(child, found)
+    if problem is None:
+        return
+    if is_predecessors(child, found):
+        raise Conflict(f"{key_of(found)} of an earlier object of the same name is still being removed.")
+    raise NameTaken(problem)

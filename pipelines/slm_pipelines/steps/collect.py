@@ -22,13 +22,19 @@ def run(spec: CollectSpec, reporter: Reporter) -> CollectResult:
     store = Store(spec.store)
     reporter.report("Looking for what is in use")
     kept = store.reachable(spec.roots)
-    garbage = [path for path in store.blob_files() if path.name not in kept]
+    garbage = [path for path in store.blob_files() if path.name not in kept and not is_younger(path, spec.kept_since)]
     scratch = [path for path in store.scratch_entries() if is_stale(path)]
     size = sum(measure(path) for path in (*garbage, *scratch))
     if not spec.dry_run:
         _remove([*garbage, *scratch])
         store.forget_lost_recipes()
     return CollectResult(removed_blobs=len(garbage), removed_bytes=size, kept_blobs=len(kept))
+
+
+def is_younger(path: Path, since: float) -> bool:
+    """Whether a blob came, or was found to be still there, after that moment; 0 means no moment."""
+    # Not mtime: a download keeps the time of its last byte, however long it waited to be moved to its place.
+    return bool(since) and path.stat().st_ctime >= since
 
 
 def is_stale(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """What garbage collection must keep."""
 
-from slm_operator.cli.collecting import find_roots
+from slm_operator.core.roots import find_roots
 
 HEX = "0a" * 32
 

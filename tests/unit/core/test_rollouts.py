@@ -64,7 +64,8 @@ def test_a_new_variant_is_served_only_once_its_engines_answer() -> None:
     status = made.objects[KEY]["status"]
     assert made.condition(KEY)["reason"] == "RollingOut"
     assert made.condition(KEY)["message"] == (
-        f"New engines are starting: 1 of 1. Those from before answer at {URL}/v1 until then."
+        "New engines are starting, because slm.dev/variant changes from Q4_0 to Q8_0. "
+        f"The engines from before answer at {URL}/v1 until then."
     )
     assert (status["variant"], status["digest"], status["url"]) == ("Q4_0", digest("bQ4_0"), URL)
     roll_out(made)

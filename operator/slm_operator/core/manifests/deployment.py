@@ -1,19 +1,25 @@
-"""The Deployment of engines and the Service in front of them."""
+"""The Deployment of engines, the Service in front of them, and what spreads and protects them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.meta import GROUP
-from slm_operator.core.manifests.metadata import LABEL_STEP, build_labels, build_metadata
+from slm_operator.core.manifests.metadata import LABEL_STEP, MAX_CHILD_NAME, build_labels, build_metadata
+from slm_operator.core.manifests.network import ENGINE_PORT
+from slm_operator.core.manifests.pod import PodShape, build_pod_template
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest
-from slm_operator.core.runtimes.llama_cpp import build_probes
+from slm_operator.core.resources import engine_memory, fill_resources
+from slm_operator.core.runtimes.llama_cpp import CPUS_VARIABLE, PORT_VARIABLE, START_SECONDS, build_probes
 
-ENGINE_PORT = 8080
 ENGINE_LABEL = {LABEL_STEP: "serve"}
+ADDRESS_PORT = 80
+"""Port of the stable address on a cluster."""
 GRACE_SECONDS = 30
 """Time a stopping engine has to finish what it is answering."""
+DRAIN_SECONDS = 20
+"""Sleep before SIGTERM: llama-server cuts its answers at once, so they are given time while no new ones arrive."""
 
 
 def build_selector(service: InferenceService) -> dict[str, str]:
@@ -47,22 +53,59 @@ def _is_ready(pod: Manifest) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def build_deployment(
-    service: InferenceService, command: list[str], placement: Placement, memory_bytes: int, weights: Weights
-) -> Manifest:
-    """Engines that serve one blob; any difference in argv rolls them one after the other."""
-    resources = service.spec.resources.model_dump(exclude_defaults=True)
-    if memory_bytes and "memory" not in service.spec.resources.requests:
-        resources.setdefault("requests", {})["memory"] = str(memory_bytes)
-    container = {
+def address_name(service_name: str) -> str:
+    """Name of the Service: a DNS label that begins with a letter, as ``qwen3-0.6b`` and ``7b`` are none."""
+    name = service_name.replace(".", "-")
+    return (name if name[0].isalpha() else f"s-{name}")[:MAX_CHILD_NAME].rstrip("-")
+
+
+def address_url(service: InferenceService, address: Manifest | None, placement: Placement) -> str:
+    """Where the service answers, without a path; empty while that is not known."""
+    if address is None:
+        return ""
+    if placement.pods is not None:
+        meta = service.metadata
+        return f"http://{address_name(meta.name)}.{meta.namespace}.svc:{ADDRESS_PORT}"
+    for item in address.get("status", {}).get("loadBalancer", {}).get("ingress", []):
+        for port in item.get("ports", []):
+            return f"http://{item['ip']}:{port['port']}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine: what it runs, what it serves, what it needs."""
+
+    command: list[str]
+    weights: Weights
+    size_bytes: int
+    """Of the file it serves."""
+    memory_bytes: int
+    """Forecast for weights, KV cache and buffers; 0 where the model's shape is not known."""
+
+
+def build_deployment(service: InferenceService, engine: Engine, placement: Placement) -> Manifest:
+    """Engines that serve one blob; any difference in their template rolls them one after the other."""
+    container: Manifest = {
         "name": "engine",
         "image": placement.engine_image,
-        "command": command,
+        "command": engine.command,
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
-        "resources": resources,
+        "resources": _resources(service, engine, placement),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **build_probes(),
     }
+    extra: Manifest = {}
+    grace = GRACE_SECONDS
+    if placement.pods is not None:
+        container |= {"env": _variables(container), "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}}
+        extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": START_SECONDS + 60}
+        grace += DRAIN_SECONDS
+    shape = PodShape("serve", "read", "Always", grace, service.spec)
+    annotations = {ANNOTATION_VARIANT: engine.weights.variant, ANNOTATION_BLOB: engine.weights.blob}
+    template = build_pod_template(shape, container, placement, build_selector(service), annotations)
+    if placement.pods is not None:
+        template["spec"]["topologySpreadConstraints"] = _spread(service)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -71,25 +114,63 @@ def build_deployment(
             "replicas": service.spec.replicas,
             "selector": {"matchLabels": build_selector(service)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {
-                "metadata": {
-                    "labels": build_selector(service),
-                    "annotations": {ANNOTATION_VARIANT: weights.variant, ANNOTATION_BLOB: weights.blob},
-                },
-                "spec": {"terminationGracePeriodSeconds": GRACE_SECONDS, "containers": [container]},
-            },
+            **extra,
+            "template": template,
         },
     }
 
 
-def build_service(service: InferenceService) -> Manifest:
+def _resources(service: InferenceService, engine: Engine, placement: Placement) -> Manifest:
+    given = service.spec.resources
+    if placement.pods is not None:
+        return fill_resources(given, engine_memory(engine.size_bytes, engine.memory_bytes), placement.pods)
+    resources: Manifest = given.model_dump(exclude_defaults=True)
+    if engine.memory_bytes and "memory" not in given.requests:
+        resources.setdefault("requests", {})["memory"] = str(engine.memory_bytes)
+    return resources
+
+
+def _variables(container: Manifest) -> list[Manifest]:
+    """What Kubernetes puts into the command line: the port, and the CPUs where no limit says how many."""
+    variables: list[Manifest] = [{"name": PORT_VARIABLE, "value": str(ENGINE_PORT)}]
+    if f"$({CPUS_VARIABLE})" in container["command"]:
+        # Without a limit this is what the node has to give.
+        cpus = {"containerName": container["name"], "resource": "limits.cpu", "divisor": "1"}
+        variables.append({"name": CPUS_VARIABLE, "valueFrom": {"resourceFieldRef": cpus}})
+    return variables
+
+
+def _spread(service: InferenceService) -> list[Manifest]:
+    """Engines on different nodes where that is possible. For one, too: the template must not change with the number."""
+    selector = {"matchLabels": build_selector(service)}
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": selector,
+        }
+    ]
+
+
+def build_service(service: InferenceService, placement: Placement) -> Manifest:
     """The stable address; ``spec.port`` asks the local backend for that very port."""
-    port: Manifest = {"name": "http", "port": 80, "targetPort": "http"}
-    if service.spec.port:
+    port: Manifest = {"name": "http", "port": ADDRESS_PORT, "targetPort": "http"}
+    if service.spec.port and placement.pods is None:
         port["nodePort"] = service.spec.port
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": build_metadata(service, service.metadata.name, ENGINE_LABEL),
+        "metadata": build_metadata(service, address_name(service.metadata.name), ENGINE_LABEL),
         "spec": {"selector": build_selector(service), "ports": [port]},
+    }
+
+
+def build_budget(service: InferenceService) -> Manifest:
+    """Lets a drain take one engine at a time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": build_metadata(service, service.metadata.name, ENGINE_LABEL),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": build_selector(service)}},
     }

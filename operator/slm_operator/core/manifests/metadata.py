@@ -2,21 +2,41 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
-from slm_operator.api.meta import API_VERSION, GROUP
-from slm_operator.api.registry import AnyResource
+from slm_operator.api.meta import API_VERSION, GROUP, ObjectMeta
 from slm_operator.core.plan import Manifest
 
 LABEL_KIND = f"{GROUP}/kind"
 LABEL_NAME = f"{GROUP}/name"
 LABEL_STEP = f"{GROUP}/step"
+FINALIZER = f"{GROUP}/store"
+"""On a cluster, on objects that may have bytes in the store: they are removed before the object goes."""
 ANNOTATION_RETRY = f"{GROUP}/retry"
 """Give this annotation another value to run a failed step again."""
 MAX_CHILD_NAME = 63
 
 
-def build_labels(owner: AnyResource) -> dict[str, str]:
+class Owner(Protocol):
+    """What owns children: a resource of ours, or the claim of a namespace's store."""
+
+    @property
+    def api_version(self) -> str:
+        """Group and version."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Kind."""
+        ...
+
+    @property
+    def metadata(self) -> ObjectMeta:
+        """Name, namespace, uid and annotations."""
+        ...
+
+
+def build_labels(owner: Owner) -> dict[str, str]:
     """Labels by which the children of an owner are found."""
     return {
         "app.kubernetes.io/managed-by": "slm-operator",
@@ -25,7 +45,7 @@ def build_labels(owner: AnyResource) -> dict[str, str]:
     }
 
 
-def build_metadata(owner: AnyResource, name: str, extra_labels: dict[str, str] | None = None) -> Manifest:
+def build_metadata(owner: Owner, name: str, extra_labels: dict[str, str] | None = None) -> Manifest:
     """Name, namespace, labels and the controlling owner."""
     return {
         "name": name,
@@ -33,12 +53,13 @@ def build_metadata(owner: AnyResource, name: str, extra_labels: dict[str, str] |
         "labels": {**build_labels(owner), **(extra_labels or {})},
         "ownerReferences": [
             {
-                "apiVersion": API_VERSION,
+                "apiVersion": owner.api_version,
                 "kind": owner.kind,
                 "name": owner.metadata.name,
                 "uid": owner.metadata.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
+                # Of a claim we may not change the finalizers, which some clusters ask for here.
+                **({"blockOwnerDeletion": True} if owner.api_version == API_VERSION else {}),
             }
         ],
     }
@@ -50,23 +71,23 @@ def short_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _controller(manifest: Manifest) -> Manifest | None:
-    owners = manifest["metadata"].get("ownerReferences", [])
-    return next((owner for owner in owners if owner.get("controller")), None)
+def controller_reference(manifest: Manifest) -> Manifest:
+    """The owner reference of the object's controller; empty where it has none."""
+    owners = manifest["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def controller_of(manifest: Manifest) -> str:
     """Uid of the owner that controls the object, or an empty string."""
-    owner = _controller(manifest)
-    return str(owner["uid"]) if owner else ""
+    return str(controller_reference(manifest).get("uid", ""))
 
 
 def describe_controller(manifest: Manifest) -> str:
     """Who controls the object, in words."""
-    owner = _controller(manifest)
+    owner = controller_reference(manifest)
     return f"{owner['kind']} {owner['name']}" if owner else "nobody, so somebody made it by hand"
 
 
-def is_controlled_by(manifest: Manifest, owner: AnyResource) -> bool:
+def is_controlled_by(manifest: Manifest, owner: Owner) -> bool:
     """Whether the owner is the manifest's controller."""
     return controller_of(manifest) == owner.metadata.uid

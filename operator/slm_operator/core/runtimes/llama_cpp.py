@@ -5,8 +5,9 @@ Everything is given as arguments, never as environment: llama.cpp ignores unknow
 
 from slm_operator.core.plan import Manifest
 
-PORT = "$(PORT)"
-"""Replaced with the replica's port by the local backend; the container's port on a cluster."""
+PORT_VARIABLE, CPUS_VARIABLE = "PORT", "CPUS"
+"""Variables of the container that stand in its command line: the local backend knows a replica's port only when it
+starts it, and Kubernetes the CPUs of a pod without a limit only when it has a node."""
 START_SECONDS = 600
 """Longest start: reading 30 GB from a slow disk at 50 MB/s."""
 
@@ -16,18 +17,20 @@ def build_command(
 ) -> list[str]:
     """Argv of an engine with ``parallel`` slots of ``context_size`` tokens each.
 
-    ``--ctx-size`` is the sum over all slots: llama-server divides it by ``--parallel``.
+    ``threads`` 0 leaves it to ``CPUS``. ``--ctx-size`` is the sum over all slots: llama-server divides it by
+    ``--parallel``.
     """
+    workers = str(threads) if threads else f"$({CPUS_VARIABLE})"
     return [
         *engine,
         *("--model", model_path),
         *("--alias", alias),
         *("--host", host),
-        *("--port", PORT),
+        *("--port", f"$({PORT_VARIABLE})"),
         *("--ctx-size", str(context_size * parallel)),
         *("--parallel", str(parallel)),
-        *("--threads", str(threads)),
-        *("--threads-batch", str(threads)),
+        *("--threads", workers),
+        *("--threads-batch", workers),
         "--metrics",
         "--no-webui",
     ]

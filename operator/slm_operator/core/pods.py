@@ -1,0 +1,28 @@
+"""What a pod that does not start says about it."""
+
+from slm_operator.core.plan import Manifest
+
+NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+"""A kubelet goes to and fro between the first two with other words each time, so its words are left out."""
+NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+"""Such as a Secret that does not exist."""
+
+
+def describe_waiting(pod: Manifest) -> str:
+    """Why the pod cannot start, in words; empty while nothing is known to be wrong."""
+    status = pod.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return f"no node takes it: {condition.get('message', '').rstrip('.')}"
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting", {})
+        if waiting.get("reason") in NO_IMAGE:
+            return f"its image {container.get('image', '')} cannot be had"
+        if waiting.get("reason") in NO_CONTAINER:
+            return f"its container cannot be made: {waiting.get('message', '').rstrip('.')}"
+    return ""
+
+
+def is_live(pod: Manifest) -> bool:
+    """Whether something of the pod may still run."""
+    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
