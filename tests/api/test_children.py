@@ -147,7 +147,13 @@ def first_named(template: Manifest, resources: Manifest) -> list[str]:
 def build_engines(service: InferenceService) -> Manifest:
     weights = Weights("Q4_0", digest("blob"))
     command = build_command(
-        ("llama-server",), "/store/blobs/x", "n", context_size=100, parallel=2, threads=0, host="0.0.0.0"  # noqa: S104
+        ("llama-server",),
+        "/store/blobs/x",
+        "n",
+        context_size=100,
+        parallel=2,
+        threads=0,
+        host="0.0.0.0",
     )
     return build_deployment(service, Engine(command + service.spec.extra_args, weights, 10**9, 2 * 10**9), ON_CLUSTER)
 

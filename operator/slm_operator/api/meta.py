@@ -77,6 +77,8 @@ class ResourceRequirements(Message):
     cluster: 2 CPUs, and the memory that is requested with some headroom."""
 
 
+StepAnswer = Annotated[str, Field(max_length=4096)]
+"""The outcome of a step as JSON; it fits a termination message, and so this."""
 LabelText = Annotated[str, Field(max_length=317)]
 
 

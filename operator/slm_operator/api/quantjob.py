@@ -15,6 +15,7 @@ from slm_operator.api.meta import (
     ResourceInfo,
     ResourceRequirements,
     Scheduling,
+    StepAnswer,
 )
 
 DEFAULT_VARIANTS = ("Q8_0", "Q5_1", "Q4_K_M", "Q4_0")
@@ -175,6 +176,9 @@ class QuantJobStatus(Message):
     """Wall time of each finished step, seconds."""
     progress: str = ""
     """What the running step does, for people."""
+    results: dict[str, StepAnswer] = Field(default_factory=dict, max_length=128)
+    """What finished steps of the work under way answered, as JSON, by Job: a step is not done again because somebody
+    removed its Job or Pod. Empty once the work is finished, which the other fields tell then."""
     work_digest: str = ""
     """Identity of the finished work that this status tells the result of: it is not done again while that is equal."""
 

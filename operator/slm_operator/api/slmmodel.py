@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from slm_contract.base import Message
 from slm_contract.results import ModelShape
-from slm_operator.api.meta import CelRule, Condition, PrinterColumn, Resource, ResourceInfo
+from slm_operator.api.meta import CelRule, Condition, PrinterColumn, Resource, ResourceInfo, StepAnswer
 
 FilePattern = Annotated[str, Field(min_length=1, max_length=256)]
 LicenseName = Annotated[str, Field(min_length=1, max_length=64)]
@@ -130,6 +130,9 @@ class SLMModelStatus(Message):
     """Exact size and serving memory per quantization type; empty for a GGUF repository."""
     progress: str = ""
     """What the running step does, for people."""
+    results: dict[str, StepAnswer] = Field(default_factory=dict, max_length=128)
+    """What finished steps of the work under way answered, as JSON, by Job: a step is not done again because somebody
+    removed its Job or Pod. Empty once the work is finished, which the other fields tell then."""
     work_digest: str = ""
     """Identity of the finished work that this status tells the result of: it is not done again while that is equal."""
 

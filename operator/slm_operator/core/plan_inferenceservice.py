@@ -140,7 +140,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
     service, generation = snapshot.service, snapshot.service.metadata.generation
     served = served_weights(snapshot.pods) or wanted.weights
     deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
-    address = snapshot.address if _is_ours(snapshot, snapshot.address) else None
+    address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
     status = InferenceServiceStatus(
         observed_generation=generation,
@@ -158,6 +158,11 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
         work_digest=_work(snapshot) if served.blob and served == wanted.weights else "",
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _planned(wanted: _Wanted, kind: str) -> Manifest | None:
+    """A child that is about to be applied: on a cluster its address is known before it is there."""
+    return next((child for child in wanted.children if child["kind"] == kind), None)
 
 
 def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted) -> None:

@@ -84,6 +84,7 @@ def plan_quantjob(snapshot: QuantSnapshot, now: datetime) -> Plan:
         scheduling=spec,
         backoff_limit=spec.backoff_limit,
         suspended=spec.suspend,
+        remembered=job.status.results,
     )
     missing = check_model(spec.model_ref.name, snapshot.model)
     if job.status.work_digest and job.status.work_digest == _work(snapshot, missing):
@@ -257,6 +258,7 @@ def _build_status(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress)
         tool=known.tool,
         step_seconds=sequence.step_seconds,
         progress=sequence.progress,
+        results={} if known.report else sequence.answers,
         work_digest=_work(snapshot, None) if known.report else "",
     )
 

@@ -40,7 +40,13 @@ def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
     model = snapshot.model
     work = build_work_digest(model, snapshot.placement, snapshot.store)
     sequence = Sequence(
-        model, snapshot.children, snapshot.placement, now, store=snapshot.store, suspended=model.spec.suspend
+        model,
+        snapshot.children,
+        snapshot.placement,
+        now,
+        store=snapshot.store,
+        suspended=model.spec.suspend,
+        remembered=model.status.results,
     )
     if model.status.work_digest == work:
         return _build_plan(model, sequence, model.status, _done(model.status), now)
@@ -54,7 +60,7 @@ def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
         status = SLMModelStatus(**facts)
         verdict = _done(status)
     except Blocked as blocked:
-        status, verdict = SLMModelStatus(**facts, progress=sequence.progress), blocked.verdict
+        status, verdict = SLMModelStatus(**facts, progress=sequence.progress, results=sequence.answers), blocked.verdict
     sequence.drop_superseded(finished=verdict.state == "ready")
     return _build_plan(model, sequence, status, verdict, now)
 

@@ -1,12 +1,13 @@
 """Steps one after the other: the part that every planner with Jobs shares."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
 from slm_contract.reasons import Reason
-from slm_contract.results import AnyResult
+from slm_contract.results import AnyResult, Outcome
 from slm_contract.specs import AnySpec
 from slm_operator.api.meta import Condition, ResourceRequirements, Scheduling
 from slm_operator.api.registry import AnyResource
@@ -16,7 +17,16 @@ from slm_operator.core.manifests.metadata import is_controlled_by
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest, ObjectKey, key_of
 from slm_operator.core.resources import SMALL, Memory
-from slm_operator.core.steps import LAG_SECONDS, RETRY_DELAY_SECONDS, Children, StepView, describe_progress, view_step
+from slm_operator.core.steps import (
+    LAG_SECONDS,
+    RETRY_DELAY_SECONDS,
+    Children,
+    StepView,
+    describe_progress,
+    read_outcome,
+    view_outcome,
+    view_step,
+)
 from slm_operator.core.store import StoreView, check_store
 
 Result = TypeVar("Result", bound=AnyResult)
@@ -59,6 +69,10 @@ class Sequence:
     hold: bool | None = None
     requeue_after_seconds: float | None = None
     step_seconds: dict[str, float] = field(default_factory=dict)
+    remembered: Mapping[str, str] = field(default_factory=dict)
+    """What steps answered when they were looked at before, by Job."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """What they answer now, to be remembered."""
     progress: str = ""
     _asked: set[str] = field(default_factory=set)
 
@@ -66,12 +80,14 @@ class Sequence:
         """The step's result; raises Blocked after starting it, while it runs, or when it failed."""
         name = build_job_name(self.owner, step, label, self.store.uid if self.store else "")
         self._asked.add(name)
-        view = view_step(name, self.children, self.now)
+        view = self._view(name)
         if view.state == "succeeded":
             if not isinstance(view.result, result):
                 message = f"The step {name} answered {type(view.result).__name__}, not {result.__name__}."
                 raise Blocked(Verdict("stalled", Reason.INTERNAL_ERROR, message))
             self.step_seconds[label] = view.seconds
+            kept = Outcome(result=view.result, seconds=view.seconds, peak_memory_bytes=view.peak_memory_bytes)
+            self.answers[name] = kept.encode().decode().strip()
             return view.result
         if view.state == "failed":
             raise Blocked(self._failure(name, view))
@@ -81,6 +97,11 @@ class Sequence:
             # The store still has what it made, so that doing it again takes seconds.
             self.delete.append(ObjectKey("Job", self.owner.metadata.namespace, name))
         raise Blocked(self._underway(step, label, view))
+
+    def _view(self, name: str) -> StepView:
+        view = view_step(name, self.children, self.now)
+        kept = read_outcome(self.remembered.get(name, "")) if view.state != "succeeded" else None
+        return view_outcome(kept) if kept is not None else view
 
     def drop_superseded(self, *, finished: bool) -> None:
         """Delete Jobs of an earlier spec: those under way when a step blocks, all when the walk is ``finished``.

@@ -76,7 +76,7 @@ def view_step(name: str, children: Children, now: datetime) -> StepView:
         return _view_running(pods, outcome)
     state, reason, message, at = finished
     if state == "succeeded" and outcome is not None and outcome.result is not None:
-        return StepView("succeeded", outcome.result, None, outcome.seconds, outcome.peak_memory_bytes, None, at)
+        return view_outcome(outcome, at)
     if outcome is None and _may_come(pods, at, now):
         return StepView("running", look_again=True)
     if state == "succeeded":
@@ -86,6 +86,19 @@ def view_step(name: str, children: Children, now: datetime) -> StepView:
     fallback = StepError(reason=Reason.STEP_FAILED, message=f"The step {name} failed: {message or reason}.")
     final = reason == "PodFailurePolicy"
     return StepView("failed", error=told or fallback, finished_at=at, final=final, told=told is not None)
+
+
+def view_outcome(outcome: Outcome, at: datetime | None = None) -> StepView:
+    """A step that answered."""
+    return StepView("succeeded", outcome.result, None, outcome.seconds, outcome.peak_memory_bytes, None, at)
+
+
+def read_outcome(text: str) -> Outcome | None:
+    """The outcome that the text holds, or None."""
+    try:
+        return Outcome.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def _view_running(pods: tuple[Manifest, ...], outcome: Outcome | None) -> StepView:
@@ -137,10 +150,8 @@ def _finished(job: Manifest) -> tuple[str, str, str, datetime | None] | None:
 def _outcome(pod: Manifest) -> Outcome | None:
     for status in pod.get("status", {}).get("containerStatuses", []):
         message = status.get("state", {}).get("terminated", {}).get("message", "")
-        try:
-            return Outcome.model_validate_json(message)
-        except ValidationError:
-            continue
+        if (found := read_outcome(message)) is not None:
+            return found
     return None
 
 
