@@ -63,12 +63,6 @@ def check_owner(wanted: Manifest, found: Manifest) -> str | None:
     return f"{key_of(found)} exists and belongs to somebody else: rename it or this {mine.get('kind', 'object')}."
 
 
-def is_predecessors(wanted: Manifest, found: Manifest) -> bool:
-    """Whether ``found`` belonged to an earlier object of the owner's name, and so is about to go."""
-    mine, theirs = controller_reference(wanted), controller_reference(found)
-    return bool(mine) and all(mine[name] == theirs.get(name) for name in ("kind", "name"))
-
-
 def _differences(wanted: Any, found: Any, path: tuple[str, ...]) -> Iterator[Difference]:
     if isinstance(wanted, dict) and isinstance(found, dict):
         for name, value in wanted.items():

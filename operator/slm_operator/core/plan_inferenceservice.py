@@ -22,7 +22,7 @@ from slm_operator.core.manifests.deployment import (
     build_service,
     served_weights,
 )
-from slm_operator.core.manifests.metadata import is_controlled_by
+from slm_operator.core.manifests.metadata import is_controlled_by, is_predecessors
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey, Plan, key_of
 from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
@@ -223,9 +223,13 @@ def _is_ours(snapshot: ServiceSnapshot, child: Manifest | None) -> bool:
 
 def _require_own_names(snapshot: ServiceSnapshot) -> None:
     for child in (snapshot.deployment, snapshot.address):
-        if child is not None and not _is_ours(snapshot, child):
-            message = f"{key_of(child)} exists and belongs to somebody else: rename it or this InferenceService."
-            raise Blocked(Verdict("stalled", Reason.NAME_CONFLICT, message))
+        if child is None or _is_ours(snapshot, child):
+            continue
+        if is_predecessors(snapshot.service, child):
+            message = f"{key_of(child)} of an earlier InferenceService is still being removed."
+            raise Blocked(Verdict("progressing", Reason.STARTING, message))
+        message = f"{key_of(child)} exists and belongs to somebody else: rename it or this InferenceService."
+        raise Blocked(Verdict("stalled", Reason.NAME_CONFLICT, message))
 
 
 def _require_store(snapshot: ServiceSnapshot) -> None:

@@ -2,10 +2,16 @@
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
-from slm_operator.api.registry import AnyResource, parse_resource
+from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.manifests.deployment import address_name
-from slm_operator.core.manifests.metadata import FINALIZER, LABEL_KIND, LABEL_NAME, LABEL_STEP, build_labels
+from slm_operator.core.manifests.metadata import (
+    LABEL_KIND,
+    LABEL_NAME,
+    LABEL_STEP,
+    build_labels,
+    controller_of,
+)
 from slm_operator.core.manifests.network import POLICY_NAMES
 from slm_operator.core.placement import ClusterPods, Placement
 from slm_operator.core.plan_deletion import COLLECT_LABEL, DeletionSnapshot
@@ -37,13 +43,15 @@ async def gather_model_named(cluster: Cluster, namespace: str, name: str) -> SLM
     return found if isinstance(found, SLMModel) else None
 
 
-async def _pods(cluster: Cluster, owner: AnyResource) -> list[Manifest]:
-    return list(await cluster.list("Pod", owner.metadata.namespace, build_labels(owner)))
+async def gather_children(cluster: Cluster, namespace: str, labels: dict[str, str], uid: str) -> Children:
+    """Jobs with these labels that the owner of that uid controls, and the Pods of these very Jobs.
 
-
-async def gather_children(cluster: Cluster, namespace: str, labels: dict[str, str]) -> Children:
-    """Jobs with these labels and their Pods."""
-    return Children.of(await cluster.list("Job", namespace, labels), await cluster.list("Pod", namespace, labels))
+    What is left of an earlier owner of the same name tells of bytes that are gone.
+    """
+    jobs = [job for job in await cluster.list("Job", namespace, labels) if controller_of(job) == uid]
+    uids = {job["metadata"]["uid"] for job in jobs}
+    pods = [pod for pod in await cluster.list("Pod", namespace, labels) if controller_of(pod) in uids]
+    return Children.of(jobs, pods)
 
 
 async def gather_store(cluster: Cluster, namespace: str, placement: Placement) -> StoreView | None:
@@ -52,18 +60,20 @@ async def gather_store(cluster: Cluster, namespace: str, placement: Placement) -
     if pods is None:
         return None
     found = [await cluster.get(ObjectKey("NetworkPolicy", namespace, name)) for name in POLICY_NAMES]
+    claim = await cluster.get(ObjectKey(CLAIM_KIND, namespace, pods.claim))
+    uid = claim["metadata"]["uid"] if claim else ""
     return StoreView(
         name=pods.claim,
-        claim=await cluster.get(ObjectKey(CLAIM_KIND, namespace, pods.claim)),
+        claim=claim,
         policies=tuple(policy for policy in found if policy is not None),
-        collections=await gather_children(cluster, namespace, _labels(CLAIM_KIND, pods.claim)),
+        collections=await gather_children(cluster, namespace, _labels(CLAIM_KIND, pods.claim), uid),
     )
 
 
 async def gather_slmmodel(cluster: Cluster, model: SLMModel, placement: Placement) -> ModelSnapshot:
     """What plan_slmmodel looks at."""
     namespace = model.metadata.namespace
-    children = await gather_children(cluster, namespace, build_labels(model))
+    children = await gather_children(cluster, namespace, build_labels(model), model.metadata.uid)
     return ModelSnapshot(model, children, placement, await gather_store(cluster, namespace, placement))
 
 
@@ -71,7 +81,7 @@ async def gather_quantjob(cluster: Cluster, job: QuantJob, placement: Placement)
     """What plan_quantjob looks at."""
     namespace = job.metadata.namespace
     model = await gather_model_named(cluster, namespace, job.spec.model_ref.name)
-    children = await gather_children(cluster, namespace, build_labels(job))
+    children = await gather_children(cluster, namespace, build_labels(job), job.metadata.uid)
     return QuantSnapshot(job, model, children, placement, await gather_store(cluster, namespace, placement))
 
 
@@ -83,15 +93,15 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         found = await _fetch(cluster, "QuantJob", namespace, service.spec.quant_job_ref.name)
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
-    pods = await _pods(cluster, service)
+    pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVING})
     return ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
         quant_job=quant_job,
-        children=Children.of(await cluster.list("Job", namespace, build_labels(service)), pods),
+        children=await gather_children(cluster, namespace, build_labels(service), service.metadata.uid),
         deployment=await cluster.get(ObjectKey("Deployment", namespace, name)),
         address=await cluster.get(ObjectKey("Service", namespace, address_name(name))),
-        pods=tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get(LABEL_STEP) == SERVING),
+        pods=tuple(pods),
         placement=placement,
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
@@ -111,14 +121,14 @@ async def gather_deletion(cluster: Cluster, manifest: Manifest, placement: Place
     meta = manifest["metadata"]
     namespace, mine = meta["namespace"], _labels(manifest["kind"], meta["name"])
     objects = [item for kind in KEEPING_KINDS for item in await cluster.list(kind, namespace)]
-    going = [_labels(item["kind"], item["metadata"]["name"]) for item in objects if _is_going(item)]
+    living = {
+        (item["kind"], item["metadata"]["name"]) for item in objects if item["kind"] in KINDS and not _is_going(item)
+    }
     return DeletionSnapshot(
         manifest=manifest,
-        children=await gather_children(cluster, namespace, mine),
+        children=Children.of(await cluster.list("Job", namespace, mine), await cluster.list("Pod", namespace, mine)),
         busy=sorted(item["metadata"]["name"] for item in objects if _is_busy(item) and not _has(item, mine)),
-        roots=find_roots(
-            item for item in objects if not _is_going(item) and not any(_has(item, labels) for labels in going)
-        ),
+        roots=find_roots(item for item in objects if _works_for(item) in living),
         store=await gather_store(cluster, namespace, placement) or StoreView(name),
         placement=placement,
     )
@@ -133,9 +143,19 @@ def _has(manifest: Manifest, labels: dict[str, str]) -> bool:
 
 
 def _is_going(manifest: Manifest) -> bool:
-    """Whether an object that held its bytes is being deleted."""
+    return bool(manifest["metadata"].get("deletionTimestamp"))
+
+
+def _works_for(manifest: Manifest) -> tuple[str, str]:
+    """Kind and name of the object of ours that it is, or is a child of.
+
+    A child outlives its owner by the time it is given to end; a file that it has open stays readable until then.
+    """
     meta = manifest["metadata"]
-    return bool(meta.get("deletionTimestamp")) and FINALIZER in (meta.get("finalizers") or [])
+    labels = meta.get("labels") or {}
+    if manifest["kind"] in KINDS:
+        return manifest["kind"], meta["name"]
+    return labels.get(LABEL_KIND, ""), labels.get(LABEL_NAME, "")
 
 
 def _is_busy(manifest: Manifest) -> bool:

@@ -5,8 +5,8 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.core.conditions import Verdict, build_events, read_conditions, restate
-from slm_operator.core.diff import check_owner, is_applied, is_predecessors
-from slm_operator.core.manifests.metadata import FINALIZER
+from slm_operator.core.diff import check_owner, is_applied
+from slm_operator.core.manifests.metadata import FINALIZER, controller_reference
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Plan, key_of
 from slm_operator.core.plan_deletion import plan_deletion
@@ -124,6 +124,7 @@ def _require_own(child: Manifest, found: Manifest) -> None:
     problem = check_owner(child, found)
     if problem is None:
         return
-    if is_predecessors(child, found):
+    mine, theirs = controller_reference(child), controller_reference(found)
+    if theirs and all(mine.get(name) == theirs[name] for name in ("kind", "name")):
         raise Conflict(f"{key_of(found)} of an earlier object of the same name is still being removed.")
     raise NameTaken(problem)

@@ -99,8 +99,10 @@ async def test_a_pod_that_no_node_takes_and_a_quota_that_is_used_up_are_told_in_
     await made.settle(succeed)
     assert made.told("InferenceService", "s") == (
         "PodWaiting",
-        'An engine cannot start: its pod is refused: pods "s-1" is forbidden: exceeded quota: q. '
-        f"The engines from before answer at {URL}/v1 until then.",
+        (
+            'An engine cannot start: its pod is refused: pods "s-1" is forbidden: exceeded quota: q. '
+            f"The engines from before answer at {URL}/v1 until then."
+        ),
     )
     assert (made.cluster.events[-1].type, made.cluster.events[-1].reason) == ("Warning", "PodWaiting")
 
@@ -329,8 +331,10 @@ async def test_a_local_path_is_refused_with_what_to_use_instead() -> None:
     await made.settle(succeed)
     assert made.told("SLMModel", "m") == (
         "SourceNotSupported",
-        "spec.source.path names /models/m on one machine, which the pods of a cluster cannot see: create another "
-        "SLMModel with spec.source.huggingFace, whose endpoint may be a hub inside your network.",
+        (
+            "spec.source.path names /models/m on one machine, which the pods of a cluster cannot see: create another "
+            "SLMModel with spec.source.huggingFace, whose endpoint may be a hub inside your network."
+        ),
     )
     assert not [key for key in made.cluster.objects if key.kind == "Job"]
 

@@ -88,6 +88,13 @@ def describe_controller(manifest: Manifest) -> str:
     return f"{owner['kind']} {owner['name']}" if owner else "nobody, so somebody made it by hand"
 
 
+def is_predecessors(owner: Owner, manifest: Manifest) -> bool:
+    """Whether the manifest belongs to an earlier object of the owner's name, and so is about to go."""
+    theirs = controller_reference(manifest)
+    same = (theirs.get("kind"), theirs.get("name")) == (owner.kind, owner.metadata.name)
+    return same and theirs["uid"] != owner.metadata.uid
+
+
 def is_controlled_by(manifest: Manifest, owner: Owner) -> bool:
     """Whether the owner is the manifest's controller."""
     return controller_of(manifest) == owner.metadata.uid
