@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_a_gguf_that_was_cut_short_is_not_measured(store: Store) -> None:
         gguf_blob(store, manifest)
     assert failure.value.reason is Reason.STORE_CORRUPT
     assert "apply it again, so that it is made anew" in failure.value.message
+
+
+def test_what_came_or_was_found_again_after_the_roots_were_gathered_is_kept(store: Store) -> None:
+    recipe = {"source": "s", "tool": "t"}
+    old, again = store.add_bytes(b"nobody wants this", "old"), store.add_bytes(b"found again", "again")
+    manifest = store.add_manifest(StoredManifest("gguf", (again,)))
+    store.remember(recipe, manifest)
+    time.sleep(0.05)
+    gathered = time.time()
+    time.sleep(0.05)
+    assert store.recall(recipe) == manifest
+    new = store.add_bytes(b"made meanwhile", "new")
+    code, outcome = run_step("collect", CollectSpec(roots=[], store=str(store.folder), kept_since=gathered))
+    assert (code, outcome.error) == (exitcodes.OK, None)
+    assert not store.has(old.digest)
+    assert all(store.has(digest) for digest in (again.digest, manifest, new.digest))
+    # Without that moment only the roots count.
+    run_step("collect", CollectSpec(roots=[], store=str(store.folder)))
+    assert store.blob_files() == []
