@@ -60,6 +60,9 @@ class Stubborn:
         await asyncio.Event().wait()
         return None
 
+    def store_key(self, _namespace: str) -> ObjectKey | None:
+        return None
+
 
 async def test_work_that_hangs_is_told_with_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controllers, "STUCK_SECONDS", 0.05)
@@ -83,3 +86,60 @@ async def test_a_server_that_says_when_to_come_back_is_obeyed() -> None:
     first, second, third = reconciler.looks
     assert second - first >= 0.6
     assert third - second >= 0.4
+
+
+class Storing(Stubborn):
+    """Remembers who is looked at, on a cluster where each namespace has a store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[ObjectKey] = []
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        self.keys.append(key)
+        return None
+
+    def store_key(self, namespace: str) -> ObjectKey | None:
+        return ObjectKey("PersistentVolumeClaim", namespace, "slm-store")
+
+
+class Changing:
+    """Tells of changes as they are put in."""
+
+    def __init__(self) -> None:
+        self.objects: dict[ObjectKey, Manifest] = {}
+        self.told: asyncio.Queue[ObjectKey] = asyncio.Queue()
+
+    async def get(self, key: ObjectKey) -> Manifest | None:
+        return self.objects.get(key)
+
+    async def changes(self) -> AsyncIterator[ObjectKey]:
+        while True:
+            yield await self.told.get()
+
+
+async def test_a_model_furnishes_its_namespace_and_a_change_of_the_store_concerns_all_in_it() -> None:
+    cluster, reconciler = Changing(), Storing()
+    store = ObjectKey("PersistentVolumeClaim", "n", "slm-store")
+    policy = ObjectKey("NetworkPolicy", "n", "slm-engines")
+    labels = {"slm.dev/kind": store.kind, "slm.dev/name": store.name}
+    cluster.objects = {key: {"metadata": {"name": key.name}, "spec": {}} for key in (MODEL, JOB, store)}
+    cluster.objects[policy] = {"metadata": {"labels": labels}, "spec": {}}
+    task = asyncio.create_task(Controller(cluster, reconciler).run())  # type: ignore[arg-type]
+
+    async def looked_after(key: ObjectKey) -> set[ObjectKey]:
+        reconciler.keys.clear()
+        cluster.told.put_nowait(key)
+        await asyncio.sleep(0.05)
+        return set(reconciler.keys)
+
+    assert await looked_after(JOB) == {JOB}
+    assert await looked_after(MODEL) == {MODEL, store}
+    assert await looked_after(store) == {store, MODEL, JOB}
+    assert await looked_after(policy) == {store, MODEL, JOB}
+    del cluster.objects[policy]
+    assert await looked_after(policy) == {store, MODEL, JOB}
+    other = ObjectKey("PersistentVolumeClaim", "n", "other")
+    assert await looked_after(other) == {other}
+    task.cancel()
+    await asyncio.wait([task])
