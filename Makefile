@@ -7,7 +7,7 @@ SOURCES := operator pipelines dev tests
 BENCH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden lock clean
+.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden golden-cluster lock clean
 .PHONY: cluster-up cluster-down cluster-status cluster-lock
 
 help: ## Show this list
@@ -54,6 +54,9 @@ generate: setup ## Write crds/ and docs/reference/ from the models
 
 golden: setup ## Make tests/golden again with llama.cpp's own converter (needs torch, about 1 GB)
 	@dev/golden/make.sh $(VENV)
+
+golden-cluster: setup ## Write tests/golden/cluster/output from the planners: read the difference before committing it
+	@SLM_WRITE_GOLDEN=1 $(PY) -m pytest -q tests/unit/core/test_golden.py
 
 lock: setup ## Pin newer versions of nothing but what pyproject.toml asks for
 	@dev/lock.sh
