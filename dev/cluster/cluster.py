@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from dev.cluster import build, control_plane, node
+from dev.cluster.access import Access
 from dev.cluster.control_plane import Ports, Site
 from dev.cluster.images import Image, write_archive
 from dev.cluster.processes import Processes
@@ -24,7 +24,7 @@ ADDONS = Path(__file__).parent / "addons"
 LINK_RANGE = "10.246"
 """First half of the addresses of links between the host and nodes; no other network is reached."""
 NODE_PORTS = Ports(api=6443, etcd=2379, etcd_peer=2380, controllers=10257, scheduler=10259)
-CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+CONTROL_PLANE = tuple(control_plane.COMMANDS)
 IN_PODS = ("coredns", "local-path-provisioner", "metrics-server")
 """Tools that run as pods, each as the only program of an image."""
 BUSYBOX_NAMES = ("busybox", "sh", "mkdir", "rm", "cat", "sleep", "wget", "nc", "nslookup")
@@ -40,8 +40,8 @@ def state_folder() -> Path:
     return Path(own) if own else base / "slm-operator" / "dev-cluster"
 
 
-class Cluster:
-    """One cluster in one folder."""
+class Cluster(Access):
+    """One cluster in one folder, all of it ours: also what makes it up can be started and stopped."""
 
     def __init__(self, folder: Path, *, with_node: bool, name: str = "dev") -> None:
         self.folder = folder
@@ -54,11 +54,7 @@ class Cluster:
         address = f"{LINK_RANGE}.{number}.2" if with_node else "127.0.0.1"
         self.site = Site(folder, self.binary, address, self._ports())
         self.node = node.Node(self.site, name)
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's."""
-        return self.site.kubeconfig("admin")
+        super().__init__(self.site.kubeconfig("admin"), [str(self.binary), "kubectl"])
 
     def up(self) -> None:
         """Start what does not run yet, and return once all of it works; raises StartFailed."""
@@ -78,21 +74,38 @@ class Cluster:
 
     def start_control_plane(self) -> None:
         """Etcd first, then the API server, then those who need it."""
-        commands = {
-            "etcd": control_plane.etcd_command(self.site),
-            "kube-apiserver": control_plane.api_command(self.site),
-            "kube-controller-manager": control_plane.controllers_command(self.site),
-            "kube-scheduler": control_plane.scheduler_command(self.site),
-        }
-        for name, command in commands.items():
-            self.processes.start(name, self.node.inside(command) if self.with_node else command)
+        for name in CONTROL_PLANE:
+            self._start(name)
             if name == "kube-apiserver":
                 self.processes.wait(name, self.is_ready)
 
+    def start_component(self, name: str) -> None:
+        """Start a part of the control plane and return once the API server answers, if it runs; raises StartFailed."""
+        self._start(name)
+        if "kube-apiserver" in self.processes.running():
+            self.processes.wait(name, self.is_ready)
+
+    def stop_component(self, name: str, *, kill: bool = False) -> None:
+        """End a part of the control plane, by SIGTERM or, with ``kill``, by SIGKILL; what it stored stays."""
+        if kill:
+            self.processes.kill(name)
+        else:
+            self.processes.stop(name)
+
+    def restart_component(self, name: str, *, kill: bool = False) -> None:
+        """End it and start it again; raises StartFailed."""
+        self.stop_component(name, kill=kill)
+        self.start_component(name)
+
+    def _start(self, name: str) -> None:
+        command = control_plane.COMMANDS[name](self.site)
+        self.processes.start(name, self.node.inside(command) if self.with_node else command)
+
     def down(self) -> None:
         """End everything and remove every trace; a second call does nothing."""
+        beside = set(self.processes.running()) - {*CONTROL_PLANE, "containerd"}
+        self.processes.stop(*sorted(beside))  # kwok, or kubelet and kube-proxy.
         if self.with_node:
-            self.processes.stop("kubelet", "kube-proxy")
             self.node.end_pods()
             self.processes.stop("containerd")
         self.processes.stop(*reversed(CONTROL_PLANE))
@@ -110,14 +123,6 @@ class Cluster:
                 return bool(answer.status == 200)  # noqa: PLR2004
         except (URLError, OSError):
             return False
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Output of kubectl; raises CalledProcessError."""
-        command = [str(self.binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=600)
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-        return done.stdout
 
     def load_image(self, archive: Path) -> None:
         """Give the node an image from an OCI or Docker archive."""

@@ -1,6 +1,6 @@
 """etcd, API server, controller manager and scheduler as plain processes: no root, no container."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS, DNS_ADDRESS = "10.96.0.1", "10.96.0.10"
 """First addresses of the range: the API server's own Service, and by custom the DNS server's."""
 POD_RANGE = "10.244.0.0/16"
+CLIENT_RATE = ("--kube-api-qps", "1000", "--kube-api-burst", "2000")
+"""Calls per second to the API server. By default controllers hold themselves to 20: a thousand Deployments would take
+minutes, whatever asked for them."""
 ISSUER = "https://kubernetes.default.svc"
 NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", SERVICE_ADDRESS, "127.0.0.1")
 
@@ -106,7 +109,7 @@ def etcd_command(site: Site) -> list[str]:
     ]
 
 
-def api_command(site: Site, extra: Sequence[str] = ()) -> list[str]:
+def api_command(site: Site) -> list[str]:
     """RBAC and node authorization on, anonymous access only as Kubernetes' defaults have it."""
     folder = site.certificates
     # A loopback address cannot be the endpoint of a Service; without pods nobody needs one.
@@ -135,7 +138,6 @@ def api_command(site: Site, extra: Sequence[str] = ()) -> list[str]:
             f"{folder}/front-proxy.key",
         ),
         *("--enable-aggregator-routing", "--allow-privileged", "--profiling=false"),
-        *extra,
     ]
 
 
@@ -147,15 +149,25 @@ def controllers_command(site: Site) -> list[str]:
         *("--secure-port", str(site.ports.controllers), "--bind-address", "127.0.0.1", "--leader-elect=false"),
         *("--use-service-account-credentials", "--root-ca-file", f"{folder}/ca.crt"),
         *("--service-account-private-key-file", f"{folder}/service-accounts.key"),
+        *CLIENT_RATE,
         *("--cluster-cidr", POD_RANGE, "--allocate-node-cidrs=true", "--service-cluster-ip-range", SERVICE_RANGE),
         *("--cert-dir", str(site.folder / "controllers")),
     ]
 
 
 def scheduler_command(site: Site) -> list[str]:
-    """The scheduler with its defaults."""
+    """The scheduler with its defaults, but for its pace."""
     return [
         *(str(site.binary), "kube-scheduler", "--kubeconfig", str(site.kubeconfig("scheduler"))),
         *("--secure-port", str(site.ports.scheduler), "--bind-address", "127.0.0.1", "--leader-elect=false"),
-        *("--cert-dir", str(site.folder / "scheduler")),
+        *("--cert-dir", str(site.folder / "scheduler"), *CLIENT_RATE),
     ]
+
+
+COMMANDS: dict[str, Callable[[Site], list[str]]] = {
+    "etcd": etcd_command,
+    "kube-apiserver": api_command,
+    "kube-controller-manager": controllers_command,
+    "kube-scheduler": scheduler_command,
+}
+"""The parts of a control plane, in the order they start."""

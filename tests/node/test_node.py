@@ -1,15 +1,14 @@
 """The development cluster itself: what the tests of the operator on a real node will stand on."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dev.cluster import node
-from dev.cluster.build import BuildFailed
-from dev.cluster.cluster import Cluster, cluster_in
+from dev.cluster.cluster import Cluster
+from tests.support.clusters import own_node_cluster, skip_if_foreign
 
 POD = {
     "apiVersion": "v1",
@@ -52,18 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """A whole cluster with one node."""
-    if os.getuid() != 0:
-        pytest.skip("a node needs root; the control plane alone is tested in tests/api")
-    try:
-        node.install_packages()
-        with cluster_in(folder / "state", with_node=True) as cluster:
-            yield cluster
-    except BuildFailed as problem:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(problem))
+def cluster(folder: Path, worker_name: str) -> Iterator[Cluster]:
+    """A whole cluster with one node, of this file alone: its end is tested here."""
+    skip_if_foreign()
+    with own_node_cluster(folder / "state", f"n{worker_name}") as cluster:
+        yield cluster
 
 
 def traces(cluster: Cluster) -> list[str]:
