@@ -31,7 +31,9 @@ class Access:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Output of kubectl; raises CalledProcessError."""
         command = [*self.command, "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=KUBECTL_SECONDS)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=KUBECTL_SECONDS
+        )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout

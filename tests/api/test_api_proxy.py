@@ -101,9 +101,7 @@ async def test_a_dropped_connection_says_nothing(
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_answers_can_be_slow(
-    proxy: ApiProxy, core: client.CoreV1Api, namespace: str, *, after: bool
-) -> None:
+async def test_answers_can_be_slow(proxy: ApiProxy, core: client.CoreV1Api, namespace: str, *, after: bool) -> None:
     began = time.monotonic()
     with proxy.faults(Fault(delay_seconds=0.3, after=after, verbs=READS)):
         assert await names(core, namespace)

@@ -26,9 +26,7 @@ def test_objects_outlive_a_component(own_control_plane: Cluster, namespace: str,
     assert cluster.kubectl("get", "quantjob", "kept", "-n", namespace, "-o", "jsonpath={.metadata.uid}") == uid
 
 
-def test_controllers_work_again_after_the_api_server_was_restarted(
-    own_control_plane: Cluster, namespace: str
-) -> None:
+def test_controllers_work_again_after_the_api_server_was_restarted(own_control_plane: Cluster, namespace: str) -> None:
     own_control_plane.restart_component("kube-apiserver", kill=True)
     job = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}}}
     document = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": job}

@@ -32,9 +32,7 @@ def claimed(simulated: Cluster, namespace: str) -> dict[str, Any]:
     return {"containers": [container], "volumes": [volume]}
 
 
-def test_a_deployment_is_available_in_seconds(
-    simulated: Cluster, namespace: str, claimed: dict[str, Any]
-) -> None:
+def test_a_deployment_is_available_in_seconds(simulated: Cluster, namespace: str, claimed: dict[str, Any]) -> None:
     labels = {"app": "a"}
     spec = {
         "replicas": 5,

@@ -45,9 +45,7 @@ def write_plain_kubeconfig(path: Path, server: str, namespace: str = "default") 
         "kind": "Config",
         "clusters": [{"name": "proxied", "cluster": {"server": server}}],
         "users": [{"name": "proxied", "user": {}}],
-        "contexts": [
-            {"name": "proxied", "context": {"cluster": "proxied", "user": "proxied", "namespace": namespace}}
-        ],
+        "contexts": [{"name": "proxied", "context": {"cluster": "proxied", "user": "proxied", "namespace": namespace}}],
         "current-context": "proxied",
     }
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

@@ -16,16 +16,19 @@ CALLS = [
     ("GET", "/api/v1/namespaces/a/pods/p/log", {}, Call("get", "pods/log", "a", "p")),
     ("POST", "/apis/batch/v1/namespaces/a/jobs", {}, Call("create", "jobs", "a")),
     ("DELETE", "/apis/batch/v1/namespaces/a/jobs", {}, Call("deletecollection", "jobs", "a")),
-    ("PATCH", "/apis/slm.dev/v1alpha1/namespaces/a/quantjobs/q/status", {}, Call("patch", "quantjobs/status", "a", "q")),
+    (
+        "PATCH",
+        "/apis/slm.dev/v1alpha1/namespaces/a/quantjobs/q/status",
+        {},
+        Call("patch", "quantjobs/status", "a", "q"),
+    ),
     ("GET", "/apis/slm.dev/v1alpha1", {}, Call("get", "/apis/slm.dev/v1alpha1")),
     ("GET", "/version", {}, Call("get", "/version")),
 ]
 
 
 @pytest.mark.parametrize(("method", "path", "query", "expected"), CALLS)
-def test_requests_are_told_apart_as_rbac_does(
-    method: str, path: str, query: dict[str, str], expected: Call
-) -> None:
+def test_requests_are_told_apart_as_rbac_does(method: str, path: str, query: dict[str, str], expected: Call) -> None:
     assert parse_call(method, path, query) == expected
 
 
