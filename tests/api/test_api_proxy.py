@@ -5,7 +5,6 @@ import json
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -38,18 +37,18 @@ def proxy(shared: ApiProxy) -> Iterator[ApiProxy]:
 async def core(proxy: ApiProxy) -> AsyncIterator[client.CoreV1Api]:
     """A client of the API server through the proxy."""
     settings = client.Configuration()
-    await config.load_kube_config(config_file=str(proxy.kubeconfig), client_configuration=settings)
+    await config.load_kube_config(config_file=str(proxy.kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
     async with client.ApiClient(settings) as api:
         yield client.CoreV1Api(api)
 
 
-def config_map(name: str) -> dict[str, Any]:
+def config_map(name: str) -> Any:
     return {"metadata": {"name": name}, "data": {"key": "value"}}
 
 
 async def names(core: client.CoreV1Api, namespace: str) -> set[str]:
     found = await core.list_namespaced_config_map(namespace)
-    return {item.metadata.name for item in found.items}
+    return {str(item.metadata.name) for item in found.items if item.metadata}
 
 
 async def test_calls_pass_and_are_counted(proxy: ApiProxy, core: client.CoreV1Api, namespace: str) -> None:
@@ -71,8 +70,8 @@ async def test_a_refused_write_was_not_done(proxy: ApiProxy, core: client.CoreV1
     proxy.inject(Fault(status=429, retry_after_seconds=7, verbs=CREATES, limit=1))
     with pytest.raises(ApiException) as refused:
         await core.create_namespaced_config_map(namespace, config_map("refused"))
-    assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "7")
-    body = json.loads(refused.value.body)
+    assert (refused.value.status, (refused.value.headers or {})["Retry-After"]) == (429, "7")
+    body = json.loads(refused.value.body or "")
     assert (body["reason"], body["message"]) == ("TooManyRequests", "injected: create configmaps")
     assert "refused" not in await names(core, namespace)
     await core.create_namespaced_config_map(namespace, config_map("refused"))
@@ -159,13 +158,11 @@ async def test_a_client_is_whom_its_own_token_says(
     with pytest.raises(ApiException) as refused:
         await core.list_namespaced_config_map(namespace)
     assert refused.value.status == 403
-    assert f"system:serviceaccount:{namespace}:default" in json.loads(refused.value.body)["message"]
+    assert f"system:serviceaccount:{namespace}:default" in json.loads(refused.value.body or "")["message"]
     assert proxy.count() == {"list configmaps": 1}
 
 
-async def test_upgrades_are_refused_and_kubectl_works(
-    control_plane: Access, proxy: ApiProxy, namespace: str, tmp_path: Path
-) -> None:
+async def test_upgrades_are_refused_and_kubectl_works(control_plane: Access, proxy: ApiProxy, namespace: str) -> None:
     through = Access(proxy.kubeconfig, control_plane.command)
     assert "default" in through.kubectl("get", "serviceaccounts", "-n", namespace)
     with pytest.raises(subprocess.CalledProcessError):

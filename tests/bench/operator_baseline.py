@@ -22,20 +22,20 @@ CONFLICT = 409
 
 
 @kopf.on.startup()
-async def connect(memo: kopf.Memo, **_: Any) -> None:
+async def connect(memo: Any, **_: Any) -> None:
     """One client for all handlers."""
-    await config.load_kube_config()
+    await config.load_kube_config()  # type: ignore[no-untyped-call]
     memo.api = client.ApiClient()
 
 
 @kopf.on.cleanup()
-async def disconnect(memo: kopf.Memo, **_: Any) -> None:
+async def disconnect(memo: Any, **_: Any) -> None:
     """Close it."""
     await memo.api.close()
 
 
 @kopf.on.create(GROUP, VERSION, PLURAL)
-async def create(spec: kopf.Spec, name: str, namespace: str, patch: kopf.Patch, memo: kopf.Memo, **_: Any) -> None:
+async def create(spec: kopf.Spec, name: str, namespace: Any, patch: kopf.Patch, memo: Any, **_: Any) -> None:
     """Make what serves it; kopf retries until the QuantJob offers the variant."""
     variant = await find_variant(memo.api, namespace, spec)
     deployment, service = build_deployment(name, spec, variant), build_service(name)
@@ -50,7 +50,7 @@ async def create(spec: kopf.Spec, name: str, namespace: str, patch: kopf.Patch, 
 
 
 @kopf.on.update(GROUP, VERSION, PLURAL, field="spec")
-async def update(spec: kopf.Spec, name: str, namespace: str, memo: kopf.Memo, **_: Any) -> None:
+async def update(spec: kopf.Spec, name: str, namespace: Any, memo: Any, **_: Any) -> None:
     """Roll the engines."""
     variant = await find_variant(memo.api, namespace, spec)
     deployment = build_deployment(name, spec, variant)
@@ -59,7 +59,7 @@ async def update(spec: kopf.Spec, name: str, namespace: str, memo: kopf.Memo, **
 
 
 @kopf.on.event("apps", "v1", "deployments", labels={OWNER_LABEL: kopf.PRESENT})
-async def follow(status: kopf.Status, name: str, namespace: str, memo: kopf.Memo, **_: Any) -> None:
+async def follow(status: kopf.Status, name: str, namespace: Any, memo: Any, **_: Any) -> None:
     """Tell the owner how many engines are ready, when that changes."""
     ready = status.get("readyReplicas", 0)
     if memo.get("ready", 0) == ready:
@@ -79,11 +79,11 @@ async def follow(status: kopf.Status, name: str, namespace: str, memo: kopf.Memo
     )
 
 
-async def find_variant(api: client.ApiClient, namespace: str, spec: kopf.Spec) -> dict[str, Any]:
+async def find_variant(api: client.ApiClient, namespace: Any, spec: kopf.Spec) -> dict[str, Any]:
     """The variant to serve; raises TemporaryError until there is one."""
     reference = spec["quantJobRef"]
     try:
-        job = await client.CustomObjectsApi(api).get_namespaced_custom_object(
+        job: Any = await client.CustomObjectsApi(api).get_namespaced_custom_object(
             GROUP, VERSION, namespace, "quantjobs", reference["name"]
         )
     except client.ApiException as error:
@@ -104,7 +104,7 @@ async def once(creation: Any) -> None:
             raise
 
 
-def build_deployment(name: str, spec: kopf.Spec, variant: dict[str, Any]) -> dict[str, Any]:
+def build_deployment(name: str, spec: kopf.Spec, variant: dict[str, Any]) -> Any:
     """Engines."""
     labels = {OWNER_LABEL: name}
     blob = variant["blob"].removeprefix("sha256:")
@@ -127,7 +127,7 @@ def build_deployment(name: str, spec: kopf.Spec, variant: dict[str, Any]) -> dic
     }
 
 
-def build_service(name: str) -> dict[str, Any]:
+def build_service(name: str) -> Any:
     """The address."""
     port = {"name": "http", "port": 80, "targetPort": "http"}
     return {

@@ -24,7 +24,7 @@ MERGE = "application/merge-patch+json"
 async def open_objects(kubeconfig: Path) -> AsyncIterator[client.CustomObjectsApi]:
     """A client of our resources."""
     settings = client.Configuration()
-    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
     async with client.ApiClient(settings) as api:
         yield client.CustomObjectsApi(api)
 
@@ -100,7 +100,7 @@ class Load:
 
     async def _follow(self) -> None:
         """Note when each is first Ready, until all are."""
-        stream = watch.Watch().stream(
+        stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
             self._objects.list_namespaced_custom_object, GROUP, VERSION, self._namespace, SERVICES
         )
         async for event in stream:

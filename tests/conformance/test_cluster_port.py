@@ -1,7 +1,6 @@
 """What every ``ports.Cluster`` keeps to: the same assertions over SQLite and over a real API server."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from dev.cluster.cluster import Cluster as DevCluster
+from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.errors import Conflict, NameTaken
 from slm_operator.ports import Cluster, EventRecord, Manifest, ObjectKey
+from tests.support.clusters import MakeNamespace
 from tests.support.kube import watched_cluster
 
 LABELS = {"app.kubernetes.io/managed-by": "slm-operator"}
@@ -79,13 +79,12 @@ async def place(
     if request.param == "sqlite":
         yield Place(SqliteCluster(tmp_path / "slm.sqlite"), "default")
         return
-    dev: DevCluster = request.getfixturevalue("control_plane")
-    monkeypatch.setenv("KUBECONFIG", str(dev.kubeconfig))
-    namespace = f"port-{uuid.uuid4().hex[:8]}"
-    dev.kubectl("create", "namespace", namespace)
+    access: Access = request.getfixturevalue("control_plane")
+    make: MakeNamespace = request.getfixturevalue("new_namespace")
+    monkeypatch.setenv("KUBECONFIG", str(access.kubeconfig))
+    namespace = make()
     async with watched_cluster(namespace) as (cluster, client):
         yield Place(cluster, namespace, client)
-    dev.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 async def test_an_unchanged_apply_leaves_version_and_generation_alone(place: Place) -> None:

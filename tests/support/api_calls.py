@@ -45,7 +45,7 @@ def parse_call(method: str, path: str, query: Mapping[str, str]) -> Call:
     if not groups or not rest:  # Discovery, /version, /readyz.
         return Call(method.lower(), path)
     namespace = ""
-    if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in NAMESPACE_PARTS:  # noqa: PLR2004
+    if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in NAMESPACE_PARTS:
         namespace, rest = rest[1], rest[2:]
     name = rest[1] if len(rest) > 1 else ""
     resource = "/".join([rest[0], *rest[2:3]])

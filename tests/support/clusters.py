@@ -2,7 +2,7 @@
 
 | fixture | is | scope, and why |
 |---|---|---|
-| `control_plane` | any API server with our CRDs | module: 4 s to start, and it must not idle beside other files' tests |
+| `control_plane` | any API server with our CRDs | module: 4 s to start, and not to idle beside other files' tests |
 | `own_control_plane` | the same, but ours to break | module; skipped where KUBECONFIG is set |
 | `node_cluster` | any cluster that runs pods | session: 30 s to start, once per xdist worker |
 | `new_namespace`, `new_node_namespace` | makes a namespace of its own in either | as the cluster |
@@ -30,6 +30,8 @@ from dev.cluster.cluster import Cluster, cluster_in
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = tuple(sorted((ROOT / "crds").glob("*.yaml")))
+FOREIGN = os.environ.get("KUBECONFIG", "")
+"""The cluster to use instead of our own. Read once: tests set KUBECONFIG for what they start."""
 NAMESPACE_PREFIX = "slm-test-"
 
 
@@ -42,7 +44,7 @@ class MakeNamespace(Protocol):
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     """An API server with controllers and scheduler, with the CRDs installed; whether nodes are there is not said."""
-    with _foreign() if foreign() else own_cluster(tmp_path_factory.mktemp("control-plane"), with_node=False) as access:
+    with _foreign() if FOREIGN else own_cluster(tmp_path_factory.mktemp("control-plane"), with_node=False) as access:
         yield access
 
 
@@ -57,7 +59,7 @@ def own_control_plane(request: pytest.FixtureRequest) -> Cluster:
 @pytest.fixture(scope="session")
 def node_cluster(tmp_path_factory: pytest.TempPathFactory, worker_name: str) -> Iterator[Access]:
     """A cluster that runs pods, with DNS and a default StorageClass, with the CRDs installed."""
-    if foreign():
+    if FOREIGN:
         with _foreign() as access:
             yield access
         return
@@ -112,21 +114,16 @@ def namespaces_of(access: Access) -> Iterator[MakeNamespace]:
             access.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", *made)
 
 
-def foreign() -> str:
-    """KUBECONFIG, if the suites shall use the cluster it names."""
-    return os.environ.get("KUBECONFIG", "")
-
-
 def skip_if_foreign() -> None:
     """Skip what is only done to a cluster of our own."""
-    if foreign():
+    if FOREIGN:
         pytest.skip("breaks, or changes as a whole, the cluster it runs on: not done to the one of KUBECONFIG")
 
 
 @contextmanager
 def _foreign() -> Iterator[Access]:
     try:
-        with foreign_access(foreign()) as access:
+        with foreign_access(FOREIGN) as access:
             if problem := crd_problem(access):
                 pytest.skip(problem)
             yield access
