@@ -50,7 +50,7 @@ class Cluster(Access):
         self.binary = build.kubernetes_path(self._version)  # Built by `up`: to ask or to end needs no build.
         self.processes = Processes(folder)
         number = zlib.crc32(name.encode()) % 256  # Clusters of different names can run side by side.
-        self._host_address = f"{LINK_RANGE}.{number}.1"
+        self.host_address = f"{LINK_RANGE}.{number}.1"
         address = f"{LINK_RANGE}.{number}.2" if with_node else "127.0.0.1"
         self.site = Site(folder, self.binary, address, self._ports())
         self.node = node.Node(self.site, name)
@@ -62,7 +62,7 @@ class Cluster(Access):
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.with_node:  # Again after a reboot, which takes the network and what lies below /run away.
             self.node.folder.mkdir(exist_ok=True)
-            self.node.make_network(self._host_address)
+            self.node.make_network(self.host_address)
             self.node.write_files()
         else:
             (self.folder / PORTS_RECORD).write_text(json.dumps(asdict(self.site.ports)))

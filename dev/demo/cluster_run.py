@@ -87,7 +87,9 @@ class Stage:
             "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
         )
         folder = stage.write_manifests(repo)
-        stage.console.print(self.kubectl("apply", "-k" if (folder / "kustomization.yaml").exists() else "-f", str(folder)), end="")
+        stage.console.print(
+            self.kubectl("apply", "-k" if (folder / "kustomization.yaml").exists() else "-f", str(folder)), end=""
+        )
 
     def visit(self) -> None:
         """Start the Pod that looks from inside."""
@@ -97,7 +99,9 @@ class Stage:
     def ask_inside(self) -> str:
         """A chat answer through the Service, from another Pod."""
         url = f"{self.get('InferenceService')['status']['url']}/v1/chat/completions"
-        return self.kubectl("exec", VISITOR, "--", "python3", "-c", ASK_INSIDE, url, json.dumps(stage.question())).strip()
+        return self.kubectl(
+            "exec", VISITOR, "--", "python3", "-c", ASK_INSIDE, url, json.dumps(stage.question())
+        ).strip()
 
     @contextlib.contextmanager
     def forwarded(self) -> Iterator[str]:

@@ -66,4 +66,4 @@ def build_cluster_placement(settings: OperatorSettings) -> Placement:
 
 def build_controller(cluster: Cluster, placement: Placement, observer: Observer | None = None) -> Controller:
     """The controller of all three kinds over a backend."""
-    return Controller(cluster, Reconciler(cluster, SystemClock(), placement), observer)
+    return Controller(cluster, Reconciler(cluster, SystemClock(), placement, observer), observer)

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     QUANT_JOB_NOT_READY = "QuantJobNotReady", "The referenced QuantJob has not finished."
     VARIANT_NOT_AVAILABLE = "VariantNotAvailable", "The named variant was not made, or did not pass its gate."
     NAME_CONFLICT = "NameConflict", "A child object of the needed name exists and belongs to somebody else."
+    REFUSED = "Refused", "The API server does not take a child object: a quota, an admission policy or a permission."
     # Source
     INVALID_SPEC = "InvalidSpec", "The manifest breaks a rule of its schema; the message names the field."
     SOURCE_NOT_SUPPORTED = "SourceNotSupported", "A file of one machine is named, which pods of a cluster cannot see."

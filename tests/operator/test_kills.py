@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dev.cluster.cluster import Cluster
+from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import Always, KubeClient, open_api
 from tests.support.fleet import Fleet
 from tests.support.kube import count_nothing
@@ -26,7 +26,7 @@ LEASE_SECONDS = "6"
 
 @asynccontextmanager
 async def scene(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Access, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[KubeClient, Fleet, StepKubelet]]:
     """A namespace, a client of the API server, and a node that plays Pods."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
@@ -44,7 +44,7 @@ async def scene(
             cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-def replicas(folder: Path, cluster: Cluster, namespace: str) -> list[OperatorProcess]:
+def replicas(folder: Path, cluster: Access, namespace: str) -> list[OperatorProcess]:
     settings = {
         "SLM_WATCH_NAMESPACES": namespace,
         "SLM_OPERATOR_NAMESPACE": namespace,
@@ -60,7 +60,7 @@ def named_for(namespace: str, outcome: dict[str, Any]) -> str:
 
 @pytest.mark.timeout(3600)
 async def test_a_killed_operator_leaves_the_same_state_as_an_undisturbed_one(
-    control_plane: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    control_plane: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
     for kills in (0, KILLS):

@@ -1,5 +1,6 @@
 """Two replicas: one acts, the other takes over, and never both."""
 
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster.cluster import Cluster
+from dev.cluster.access import Access
 from tests.support.operator_process import OperatorProcess, free_port
 
 MODEL = """
@@ -23,7 +24,7 @@ TAKEOVER_SECONDS = 15
 class Pair:
     """Two replicas of one operator in a namespace of their own."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Access, folder: Path) -> None:
         self.cluster = cluster
         self.namespace = f"pair-{uuid.uuid4().hex[:8]}"
         cluster.kubectl("create", "namespace", self.namespace)
@@ -54,7 +55,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(control_plane: Cluster, tmp_path: Path) -> Iterator[Pair]:
+def pair(control_plane: Access, tmp_path: Path) -> Iterator[Pair]:
     made = Pair(control_plane, tmp_path)
     yield made
     for each in made.replicas:
@@ -97,9 +98,9 @@ def test_a_standby_writes_nothing(pair: Pair) -> None:
     assert standby.get("/healthz")[0] == 200
 
 
-def test_without_an_api_server_it_says_so(control_plane: Cluster, tmp_path: Path) -> None:
+def test_without_an_api_server_it_says_so(control_plane: Access, tmp_path: Path) -> None:
     lonely = tmp_path / "kubeconfig"
-    lonely.write_text(control_plane.kubeconfig.read_text().replace(control_plane.site.url, "https://127.0.0.1:1"))
+    lonely.write_text(re.sub(r"https://\S+", "https://127.0.0.1:1", control_plane.kubeconfig.read_text()))
     operator = OperatorProcess(tmp_path, lonely, free_port())
     operator.start()
     assert operator.process is not None

@@ -1,5 +1,8 @@
 """Carries out plans: one object at a time, nothing but what the plan says."""
 
+import logging
+from collections.abc import Sequence
+
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
@@ -15,18 +18,21 @@ from slm_operator.core.plan_quantjob import plan_quantjob
 from slm_operator.core.plan_slmmodel import plan_slmmodel
 from slm_operator.core.plan_store import plan_store
 from slm_operator.core.store import CLAIM_KIND
-from slm_operator.errors import Conflict, InvalidManifest, NamespaceEnding, NameTaken
-from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey
+from slm_operator.errors import Conflict, InvalidManifest, NamespaceEnding, NameTaken, Refused
+from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey, Observer, Unobserved
 from slm_operator.reconcile import gather
+
+log = logging.getLogger(__name__)
 
 
 class Reconciler:
     """Brings objects of our kinds to where their specs want them."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, placement: Placement) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock, placement: Placement, observer: Observer | None = None) -> None:
         self._cluster = cluster
         self._clock = clock
         self._placement = placement
+        self._observer = observer or Unobserved()
 
     def store_key(self, namespace: str) -> ObjectKey | None:
         """What to look at for the store of a namespace; None on the local backend."""
@@ -39,6 +45,7 @@ class Reconciler:
             return await self._furnish(key)
         manifest = await self._cluster.get(key)
         if key.kind not in KINDS or manifest is None:
+            self._observer.gone(key)
             return None
         if manifest["metadata"].get("deletionTimestamp"):
             return await self._let_go(key, manifest)
@@ -51,6 +58,9 @@ class Reconciler:
             return await self._execute(key, await self._plan(resource), manifest)
         except NameTaken as error:
             await self._refuse(key, manifest, Verdict("stalled", Reason.NAME_CONFLICT, str(error)))
+            raise
+        except Refused as error:
+            await self._refuse(key, manifest, Verdict("stalled", Reason.REFUSED, str(error)))
             raise
 
     async def _furnish(self, key: ObjectKey) -> float | None:
@@ -90,21 +100,42 @@ class Reconciler:
             await self._hold(key, manifest, wanted=True)
         for gone in plan.delete:
             await self._cluster.delete(gone)
-        for child in plan.create:
-            _require_own(child, await self._cluster.create(child))
-        for child in plan.apply:
-            found = await self._cluster.get(key_of(child))
-            if found is not None:
-                _require_own(child, found)
-            if not is_applied(child, found):
-                await self._cluster.apply(child)
+        written = [key_of(child) for child in plan.create if await self._create(child)]
+        written += [key_of(child) for child in plan.apply if await self._apply(child)]
         if plan.status is not None:
             await self._cluster.update_status(key, plan.status)
+            self._tell(key, manifest, plan, written)
         for event in plan.events:
             await self._cluster.record(event)
         if plan.hold is False and manifest:
             await self._hold(key, manifest, wanted=False)
         return plan.requeue_after_seconds
+
+    async def _create(self, child: Manifest) -> bool:
+        """Whether it had to be written."""
+        missing = await self._cluster.get(key_of(child)) is None
+        _require_own(child, await self._cluster.create(child))
+        return missing
+
+    async def _apply(self, child: Manifest) -> bool:
+        """Whether it had to be written."""
+        found = await self._cluster.get(key_of(child))
+        if found is not None:
+            _require_own(child, found)
+        if is_applied(child, found):
+            return False
+        await self._cluster.apply(child)
+        return True
+
+    def _tell(self, key: ObjectKey, manifest: Manifest | None, plan: Plan, written: Sequence[ObjectKey]) -> None:
+        """Count what the object is now, and log a line when that is another decision than the last."""
+        before, now = (_ready(status) for status in ((manifest or {}).get("status"), plan.status))
+        self._observer.judged(key, now.get("status", ""), now.get("reason", ""))
+        if not written and not plan.delete and before.get("reason") == now.get("reason"):
+            return
+        decision = {"object": str(key), "reason": now.get("reason"), "decision": now.get("message")}
+        children = {"written": [str(each) for each in written], "deleted": [str(each) for each in plan.delete]}
+        log.info("decided", extra=decision | {name: keys for name, keys in children.items() if keys})
 
     async def _hold(self, key: ObjectKey, manifest: Manifest, *, wanted: bool) -> None:
         """Add our finalizer to the object, or take it away; others' stay."""
@@ -117,6 +148,11 @@ class Reconciler:
         await self._cluster.update_status(key, restate(manifest, verdict, self._clock.now()))
         for event in build_events(key, verdict, read_conditions(manifest.get("status") or {})):
             await self._cluster.record(event)
+
+
+def _ready(status: Manifest | None) -> Manifest:
+    """The Ready condition of a status, or an empty one."""
+    return next((each for each in (status or {}).get("conditions", []) if each.get("type") == "Ready"), {})
 
 
 def _require_own(child: Manifest, found: Manifest) -> None:
