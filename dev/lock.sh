@@ -4,14 +4,25 @@
 set -eu
 cd "$(dirname "$0")/.."
 UV=${UV:-.venv/bin/uv}
+PY=${PY:-.venv/bin/python}
 compile() {
     target=$1
     shift
     "$UV" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links --output-file "requirements/$target.txt" "$@"
 }
+# Standard input holds what the extra `cluster` adds: uv would lock everything else with it again.
+extra() {
+    "$PY" -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(*project["optional-dependencies"][sys.argv[1]], sep="\n")' "$1"
+}
+RUNTIME="--constraints requirements/runtime.txt"
+CLUSTER="$RUNTIME --constraints requirements/cluster.txt"
 compile runtime "$@" pyproject.toml
-compile cluster "$@" --constraints requirements/runtime.txt --extra cluster pyproject.toml
-compile check "$@" --constraints requirements/runtime.txt --group check
-compile test "$@" --constraints requirements/cluster.txt --group test --group cluster-dev
+extra cluster | compile cluster "$@" $RUNTIME -
+compile check "$@" $CLUSTER --group check
+compile test "$@" $CLUSTER --group test --group cluster-dev --group images-dev
 compile build "$@" --group build
+# The images' own locks follow the two above.
+compile operator "$@" $CLUSTER --group operator-image
+compile pipelines "$@" $RUNTIME --group pipelines-image
