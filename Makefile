@@ -9,6 +9,8 @@ BENCH ?= all
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-down test soak bench check lint fmt generate golden golden-cluster lock clean
 .PHONY: cluster-up cluster-down cluster-status cluster-lock
+.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden lock clean
+.PHONY: cluster-up cluster-down cluster-status cluster-lock images images-clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -69,6 +71,12 @@ cluster-down: setup ## End it and remove every trace
 
 cluster-status: setup ## What of it runs, and its KUBECONFIG
 	@$(PY) -m dev.cluster status
+
+images: setup ## Build the container images that have changed; BASE=name takes another base image
+	@$(PY) -m dev.images build $(if $(BASE),--base $(BASE))
+
+images-clean: setup ## Remove built images, and the bases made for them
+	@$(PY) -m dev.images clean
 
 cluster-lock: ## Write the Go module files of the Kubernetes versions in dev/cluster/versions.py
 	@PYTHON=$(PYTHON) dev/cluster/lock.sh

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import yaml
 
+from dev import apt
 from dev.cluster.control_plane import DNS_ADDRESS, POD_RANGE, Site
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "iproute2", "busybox-static")
@@ -152,10 +152,7 @@ def missing_packages() -> list[str]:
 def install_packages() -> None:
     """Install what is missing; raises CalledProcessError."""
     if missing := missing_packages():
-        sys.stderr.write(f"==> Installing {' '.join(missing)}\n")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-            subprocess.run(["apt-get", "-qq", *command], check=True, capture_output=True, text=True, env=environment)
+        apt.install(missing)
 
 
 def run(command: str) -> None:
