@@ -67,6 +67,16 @@ def test_defaults_of_the_api_server_are_ours(control_plane: Access, namespace: s
         assert parse_resource(stored).model_dump(mode="json", by_alias=True, exclude_none=True)["spec"] == ours["spec"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("SLMModel", {"source": HUB}), ("QuantJob", JOB), ("InferenceService", REF)]
+)
+def test_an_object_that_nobody_looked_at_says_so(control_plane: Cluster, kind: str, spec: Spec) -> None:
+    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest(kind, spec, name="unseen")))
+    stored = json.loads(control_plane.kubectl("get", kind, "unseen", "-o", "json"))
+    assert stored["status"] == {"observedGeneration": -1}
+    assert parse_resource(stored).status.observed_generation == -1
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_accepted(control_plane: Access, namespace: str, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):

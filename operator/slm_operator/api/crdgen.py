@@ -40,6 +40,9 @@ KEYWORDS: Final = [
 CATEGORY: Final = "slm-all"
 """`kubectl get slm-all` lists all kinds. Not `slm`: a category hides the short name it is equal to."""
 
+UNSEEN_STATUS: Final = {"observedGeneration": -1}
+"""Status of an object that nobody looked at yet: kstatus, and so Flux, would otherwise take it for done."""
+
 NAME_RULE: Final = {
     "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
     "message": f"metadata.name must have at most {MAX_NAME_LENGTH} characters",
@@ -188,7 +191,7 @@ def _build_root(info: ResourceInfo, description: str) -> JsonSchema:
             "kind": {"description": f"Always {info.kind}.", "type": "string"},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": build_schema(info.status, defaults=False),
+            "status": {**build_schema(info.status, defaults=False), "default": dict(UNSEEN_STATUS)},
         },
         "x-kubernetes-validations": [dict(NAME_RULE)],
     }
