@@ -7,9 +7,7 @@ SOURCES := operator pipelines dev tests
 BENCH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden golden-cluster lock clean
-.PHONY: cluster-up cluster-down cluster-status cluster-lock
-.PHONY: help setup demo demo-down test soak bench check lint fmt generate golden lock clean
+.PHONY: help setup demo demo-down test soak bench check lint fmt generate chart golden golden-cluster lock clean
 .PHONY: cluster-up cluster-down cluster-status cluster-lock images images-clean
 
 help: ## Show this list
@@ -51,8 +49,11 @@ fmt: setup ## Format, and mend what lint can mend
 	@$(VENV)/bin/ruff check --fix --quiet . || true
 	@$(VENV)/bin/ruff format .
 
-generate: setup ## Write crds/ and docs/reference/ from the models
+generate: setup ## Write crds/, docs/reference/ and the chart's CRDs, schema and README from their sources
 	@$(PY) -m dev.generate
+
+chart: setup ## Write what Helm makes of the chart: deploy/kustomize and tests/golden/chart (builds Helm once)
+	@$(PY) -m dev.rendering
 
 golden: setup ## Make tests/golden again with llama.cpp's own converter (needs torch, about 1 GB)
 	@dev/golden/make.sh $(VENV)

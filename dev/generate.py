@@ -1,4 +1,4 @@
-"""Write crds/ and docs/reference/ from the models, or with --check say what is out of date.
+"""Write crds/, docs/reference/ and what of the chart follows from them, or with --check say what is out of date.
 
 Run as ``python -m dev.generate [--check]``; ``make generate`` and ``make check`` do.
 """
@@ -6,19 +6,22 @@ Run as ``python -m dev.generate [--check]``; ``make generate`` and ``make check`
 import argparse
 import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dev import reference
+from dev import chart, reference
 from slm_operator.api.crdgen import build_crd
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.cli import reference as commands
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("crds", "docs/reference")
+FOLDERS = ("crds", "docs/reference", chart.CRD_FOLDER, chart.PLAIN_CRD_FOLDER)
 """Everything in these is ours: a file that nothing generates any more is removed."""
+FILES = chart.FILES
+"""Generated files beside others."""
 NOTE = "# Generated from operator/slm_operator/api by `make generate`. Change the models, not this file.\n"
 
 
@@ -43,7 +46,8 @@ def render_crd(kind: str) -> str:
 
 def render_all() -> dict[str, str]:
     """Path below the root to content, of every generated file."""
-    files = {f"crds/{info.plural}.yaml": render_crd(kind) for kind, info in INFOS.items()}
+    crds = {f"{info.plural}.yaml": render_crd(kind) for kind, info in INFOS.items()}
+    files = {f"crds/{name}": text for name, text in crds.items()} | chart.render_chart(crds)
     pages = reference.render_pages() | {"cli.md": commands.render()}
     files |= {f"docs/reference/{name}": text for name, text in pages.items()}
     return files | {"docs/reference/README.md": reference.render_index(pages)}
@@ -51,12 +55,9 @@ def render_all() -> dict[str, str]:
 
 def read_all(root: Path) -> dict[str, str]:
     """Path below the root to content, of what lies in our folders now."""
-    return {
-        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
-        for folder in FOLDERS
-        for path in sorted((root / folder).glob("*"))
-        if path.is_file()
-    }
+    paths = [path for folder in FOLDERS for path in sorted((root / folder).glob("*"))]
+    paths += [root / name for name in FILES]
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths if path.is_file()}
 
 
 def write_all(root: Path) -> None:
@@ -72,9 +73,13 @@ def write_all(root: Path) -> None:
 
 def compare_all(root: Path) -> str:
     """A unified diff from what lies there to what should; empty when nothing differs."""
-    found, wanted = read_all(root), render_all()
+    return compare_files(read_all(root), render_all())
+
+
+def compare_files(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """A unified diff between files by name; empty when nothing differs."""
     lines: list[str] = []
-    for name in sorted(found | wanted):
+    for name in sorted(found.keys() | wanted.keys()):
         before, after = (files.get(name, "").splitlines(keepends=True) for files in (found, wanted))
         lines += difflib.unified_diff(before, after, name, f"{name} (generated)")
     return "".join(lines)

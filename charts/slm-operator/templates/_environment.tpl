@@ -1,0 +1,37 @@
+{{/* The operator's settings: see docs/reference/settings.md. What is empty is left out, and counts as the default. */}}
+{{- define "slm-operator.environment" -}}
+- name: SLM_OPERATOR_NAMESPACE
+  valueFrom:
+    fieldRef: {fieldPath: metadata.namespace}
+- name: SLM_POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+{{- $names := list }}
+{{- range .Values.imagePullSecrets }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- $settings := list
+  (list "SLM_LISTEN_PORT" "8080")
+  (list "SLM_WATCH_NAMESPACES" (join "," .Values.watchNamespaces))
+  (list "SLM_LEASE_NAME" (include "slm-operator.leaseName" .))
+  (list "SLM_LEASE_SECONDS" (toString .Values.leaderElection.leaseSeconds))
+  (list "SLM_PIPELINES_IMAGE" (include "slm-operator.image" (list . "pipelines")))
+  (list "SLM_ENGINE_IMAGE" (include "slm-operator.image" (list . "llamaCpp")))
+  (list "SLM_IMAGE_PULL_POLICY" .Values.images.pullPolicy)
+  (list "SLM_IMAGE_PULL_SECRETS" (join "," $names))
+  (list "SLM_STORE_CLAIM" .Values.store.claim)
+  (list "SLM_STORE_SIZE" (toString .Values.store.size))
+  (list "SLM_STORE_CLASS" .Values.store.storageClass)
+  (list "SLM_STORE_ACCESS_MODE" .Values.store.accessMode)
+  (list "SLM_HUB_ENDPOINT" .Values.hub.endpoint)
+  (list "SLM_ALLOW_PRIVATE_HOSTS" (join "," .Values.hub.allowPrivateHosts))
+  (list "SLM_LOG_FORMAT" .Values.log.format)
+  (list "SLM_LOG_LEVEL" .Values.log.level)
+}}
+{{- range $settings }}
+{{- if index . 1 }}
+- name: {{ index . 0 }}
+  value: {{ index . 1 | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
