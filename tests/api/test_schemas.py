@@ -70,7 +70,7 @@ def test_defaults_of_the_api_server_are_ours(control_plane: Access, namespace: s
 @pytest.mark.parametrize(
     ("kind", "spec"), [("SLMModel", {"source": HUB}), ("QuantJob", JOB), ("InferenceService", REF)]
 )
-def test_an_object_that_nobody_looked_at_says_so(control_plane: Cluster, kind: str, spec: Spec) -> None:
+def test_an_object_that_nobody_looked_at_says_so(control_plane: Access, kind: str, spec: Spec) -> None:
     control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest(kind, spec, name="unseen")))
     stored = json.loads(control_plane.kubectl("get", kind, "unseen", "-o", "json"))
     assert stored["status"] == {"observedGeneration": -1}
