@@ -32,13 +32,12 @@ def write_context(recipe: Recipe, folder: Path, architecture: str = "") -> None:
         shutil.copy(path, folder / path.name)
     if recipe.lock is None:
         return
-    layers = folder / "layers"
-    install_packages(recipe.lock, recipe.arguments["PYTHON"], architecture or machine(), layers / "packages")
+    install_packages(recipe.lock, recipe.arguments["PYTHON"], architecture or machine(), folder / "packages")
     for package in recipe.sources:
-        target = layers / "source" / package.name
+        target = folder / "source" / package.name
         shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__"))
     if recipe.name == "slm-operator":
-        write_metadata(layers / "source")
+        write_metadata(folder / "source")
 
 
 def install_packages(lock: Path, python: str, architecture: str, target: Path) -> None:

@@ -122,7 +122,8 @@ def test_a_second_build_needs_no_engine(archives: dict[str, Path], monkeypatch: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_is_root_and_only_tmp_is_writable(run: Run, name: str) -> None:
-    script = "exec 2>&1; id -u; id -g; touch /tmp/a && echo tmp; for d in / /usr /etc /home /var /run; do touch $d/a; done"
+    script = "exec 2>&1; id -u; id -g; touch /tmp/a && echo tmp; "
+    script += "for d in / /usr /etc /home /var /run; do touch $d/a; done; true"
     printed = run(name, "sh", "-c", script)
     assert printed.split()[:3] == ["65532", "65532", "tmp"]
     assert printed.count("Read-only file system") == 6
@@ -130,9 +131,8 @@ def test_nobody_is_root_and_only_tmp_is_writable(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_owned_by_the_user_or_gives_rights(run: Run, name: str) -> None:
-    assert run(name, "find", "/", "-xdev", "-user", str(USER)).split() == []
-    found = run(name, "sh", "-c", "find /usr/local /usr/lib/python3* /usr/bin/llama-* -perm /6000 2>/dev/null; true")
-    assert found == ""
+    assert run(name, "sh", "-c", f"find / -xdev -user {USER} 2>/dev/null; true") == ""
+    assert run(name, "sh", "-c", "find /usr/local /usr/lib/python3* -perm /6022 ! -type l 2>/dev/null; true") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,7 +151,7 @@ def test_labels_say_what_it_is(engine: Engine, references: dict[str, str], name:
 def test_no_host_and_no_leftover_gets_in(run: Run, engine: Engine, references: dict[str, str], name: str) -> None:
     history = json.dumps(engine.client.images.get(references[name]).history())
     assert "://" not in history
-    places = "/etc/apt/sources.list* /var/lib/apt/lists /root/.cache /root/.local /layers /etc/apt/apt.conf.d/99*"
+    places = "/etc/apt/sources.list* /var/lib/apt/lists/*_* /root/.cache /root/.local /layers /etc/apt/apt.conf.d/99*"
     assert run(name, "sh", "-c", f"ls -d {places} 2>/dev/null; true") == ""
     for tool in ("pip", "pip3", "uv", "gcc"):
         assert run(name, "sh", "-c", f"command -v {tool} || true") == "", tool
@@ -163,7 +163,7 @@ def test_the_operator_has_all_it_imports_and_nothing_of_the_steps(run: Run) -> N
     assert "slm_operator.core.plan_quantjob" in printed.split()
     run("slm-operator", "python3", "-c", f"import {', '.join(modules)}")
     for absent in ("slm_pipelines", "numpy", "matplotlib", "pip"):
-        with pytest.raises(ContainerError, match=f"No module named '{absent}'"):
+        with pytest.raises(ContainerError, match=f"No module named .*{absent}"):
             run("slm-operator", "python3", "-c", f"import {absent}")
     assert run("slm-operator", "sh", "-c", "ls /usr/bin/llama-* 2>/dev/null; true") == ""
 
@@ -181,7 +181,7 @@ def test_the_pipelines_have_all_they_import_and_no_operator(run: Run) -> None:
     assert "slm_pipelines.steps.quantize" in printed.split()
     assert "Run one pipeline step" in run("slm-pipelines", "python3", "-m", "slm_pipelines", "--help")
     for absent in ("slm_operator", "kopf", "kubernetes"):
-        with pytest.raises(ContainerError, match=f"No module named '{absent}'"):
+        with pytest.raises(ContainerError, match=f"No module named .*{absent}"):
             run("slm-pipelines", "python3", "-c", f"import {absent}")
 
 
@@ -207,10 +207,11 @@ def test_a_model_is_converted_quantized_and_served(run: Run, tmp_path: Path) -> 
     variant = made_by(QuantizeSpec(gguf=source, type="Q4_0", store="/store"))
     (gguf,) = store.files(variant).values()
     volumes = {str(gguf): {"bind": "/model.gguf", "mode": "ro"}}
-    serve = "timeout 8 llama-server --host 127.0.0.1 --port 8080 --ctx-size 64 --model /model.gguf 2>&1; true"
-    printed = run("llama-cpp", "sh", "-c", serve, volumes=volumes)
+    server = "timeout 8 llama-server --host 127.0.0.1 --port 8080 --ctx-size 64 --model /model.gguf"
+    script = f"exec 2>&1; llama-bench --list-devices; {server}; true"
+    printed = run("llama-cpp", "sh", "-c", script, volumes=volumes)
     assert "loaded CPU backend" in printed
-    assert "server is listening" in printed
+    assert "server: listening on" in printed
 
 
 def test_the_engine_is_llama_server_without_python(run: Run) -> None:

@@ -57,13 +57,13 @@ def test_every_image_names_its_base_and_packages_once() -> None:
 @pytest.mark.parametrize("name", ["slm-operator", "slm-pipelines"])
 def test_a_context_holds_packages_for_either_architecture(name: str, architecture: str, tmp_path: Path) -> None:
     write_context(RECIPES[name], tmp_path, architecture)
-    native = list((tmp_path / "layers/packages").rglob("*.cpython-314-*.so"))
+    native = list((tmp_path / "packages").rglob("*.cpython-314-*.so"))
     assert native
     assert {path.read_bytes()[18] for path in native} == {ELF_MACHINES[architecture]}
-    assert {path.name for path in (tmp_path / "layers/source").iterdir() if path.suffix != ".dist-info"} == {
+    assert {path.name for path in (tmp_path / "source").iterdir() if path.suffix != ".dist-info"} == {
         path.name for path in RECIPES[name].sources
     }
-    assert not (tmp_path / "layers/packages/bin").exists()
+    assert not (tmp_path / "packages/bin").exists()
 
 
 def test_no_context_names_this_machine(tmp_path: Path) -> None:
