@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from slm_contract.reasons import Reason
 from slm_operator.api.meta import ObjectMeta
 from slm_operator.core.conditions import Verdict
-from slm_operator.core.manifests.metadata import controller_of
+from slm_operator.core.manifests.metadata import controller_of, is_predecessors
 from slm_operator.core.manifests.network import POLICY_NAMES
 from slm_operator.core.plan import Manifest
 from slm_operator.core.roots import has_ended
@@ -79,6 +79,8 @@ def _check_policies(store: StoreView) -> Verdict | None:
             return _waiting(
                 f"The network policy {name} does not exist yet. The operator makes it, and then this goes on."
             )
+        if store.claim and is_predecessors(ClaimOwner.of(store.claim), found[name]):
+            return _waiting(f"The network policy {name} of an earlier volume claim is still being removed.")
         if controller_of(found[name]) != store.uid:
             message = (
                 f"NetworkPolicy {name} exists and belongs to somebody else: rename it, no pod starts without ours."

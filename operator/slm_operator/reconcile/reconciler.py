@@ -11,7 +11,7 @@ from slm_operator.core.conditions import Verdict, build_events, read_conditions,
 from slm_operator.core.diff import check_owner, is_applied
 from slm_operator.core.manifests.metadata import FINALIZER, controller_reference
 from slm_operator.core.placement import Placement
-from slm_operator.core.plan import Plan, key_of
+from slm_operator.core.plan import EventRecord, Plan, key_of
 from slm_operator.core.plan_deletion import plan_deletion
 from slm_operator.core.plan_inferenceservice import plan_inferenceservice
 from slm_operator.core.plan_quantjob import plan_quantjob
@@ -73,6 +73,10 @@ class Reconciler:
             return await self._execute(key, plan_store(snapshot, pods), snapshot.store.claim)
         except NamespaceEnding:
             return None
+        except Refused as error:
+            # The objects that wait say what they wait for; why it does not come is said of the claim.
+            await self._cluster.record(EventRecord(key, "Warning", Reason.REFUSED, str(error)))
+            raise
 
     async def _let_go(self, key: ObjectKey, manifest: Manifest) -> float | None:
         """Clean up for an object that was deleted and held by us; the rest is the cluster's own garbage collection."""

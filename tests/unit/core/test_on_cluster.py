@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from slm_operator.core.plan import ObjectKey
+from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
 from slm_operator.core.steps import LAG_SECONDS
-from slm_operator.errors import Conflict, NameTaken
+from slm_operator.errors import Conflict, NameTaken, Refused
 from tests.support.memory_cluster import STORE, MemoryCluster, Operated
 from tests.support.planning import MODEL, QUANT, SERVICE, digest, fail, manifest, succeed
 
@@ -370,3 +370,42 @@ async def test_children_of_an_earlier_object_of_the_same_name_are_waited_for() -
         await made.reconciler.reconcile(MODEL_KEY)
     assert not isinstance(waits.value, NameTaken)
     assert made.told("SLMModel", "m")[0] == "Resolving"
+
+
+async def test_what_the_cluster_refuses_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Operated()
+    await made.put(MODEL)
+    problem = 'jobs.batch "m-resolve" is forbidden: exceeded quota: q, requested: count/jobs.batch=1'
+
+    async def refuse(_manifest: Manifest) -> Manifest:
+        raise Refused(problem)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made.cluster, "create", refuse)
+        with pytest.raises(Refused):
+            await made.reconciler.reconcile(STORE)
+    assert made.cluster.events[-1] == EventRecord(STORE, "Warning", "Refused", problem)
+    await made.reconciler.reconcile(STORE)
+    await made.reconciler.reconcile(STORE)
+    with monkeypatch.context() as patched:
+        patched.setattr(made.cluster, "create", refuse)
+        with pytest.raises(Refused):
+            await made.reconciler.reconcile(MODEL_KEY)
+    assert made.told("SLMModel", "m") == ("Refused", problem)
+    assert made.condition("SLMModel", "m", "Stalled")["status"] == "True"
+    await made.settle(succeed)
+    assert made.condition("SLMModel", "m")["status"] == "True"
+
+
+async def test_policies_of_an_earlier_claim_are_waited_for() -> None:
+    made = Operated()
+    await made.put(MODEL)
+    await made.settle(lambda _: None)
+    job = next(iter(made.running_jobs()))
+    del made.cluster.objects[job]
+    made.cluster.objects[STORE]["metadata"]["uid"] = "another"
+    await made.reconciler.reconcile(MODEL_KEY)
+    assert made.told("SLMModel", "m") == (
+        "StoreNotReady",
+        "The network policy slm-steps-offline of an earlier volume claim is still being removed.",
+    )
