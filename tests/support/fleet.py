@@ -12,7 +12,7 @@ from slm_operator.ports import Manifest
 MODELS = 2
 TYPES = ("Q8_0", "Q4_0")
 CHILDREN = ("Job", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
-FLEETING = {"conditions", "progress", "observedGeneration", "stepSeconds", "replicas", "readyReplicas"}
+FLEETING = {"conditions", "progress", "observedGeneration", "stepSeconds", "replicas", "readyReplicas", "storeUid"}
 """Parts of a status that tell how it went, and not what came out."""
 
 

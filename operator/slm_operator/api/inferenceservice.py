@@ -122,6 +122,8 @@ class InferenceServiceStatus(Message):
     """Label selector of the engines, for the scale subresource."""
     work_digest: str = ""
     """Identity of the conversion that made the file: it is not done again while that is equal."""
+    store_uid: str = ""
+    """Identity of the volume claim that holds what this status tells of: another claim is an empty store (cluster)."""
 
 
 class InferenceService(Resource):

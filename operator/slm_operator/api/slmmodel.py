@@ -135,6 +135,8 @@ class SLMModelStatus(Message):
     removed its Job or Pod. Empty once the work is finished, which the other fields tell then."""
     work_digest: str = ""
     """Identity of the finished work that this status tells the result of: it is not done again while that is equal."""
+    store_uid: str = ""
+    """Identity of the volume claim that holds what this status tells of: another claim is an empty store (cluster)."""
 
 
 class SLMModel(Resource):

@@ -9,7 +9,7 @@ from slm_contract.results import ArtifactResult
 from slm_operator.api.inferenceservice import InferenceService, InferenceServiceStatus
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
-from slm_operator.core.conclusion import build_step_digest
+from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
@@ -142,6 +142,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
     deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
     address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
+    work = _work(snapshot) if served.blob and served == wanted.weights else ""
     status = InferenceServiceStatus(
         observed_generation=generation,
         conditions=build_conditions(verdict, service.status.conditions, generation, now),
@@ -155,7 +156,8 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
         replicas=replicas,
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
-        work_digest=_work(snapshot) if served.blob and served == wanted.weights else "",
+        work_digest=work,
+        store_uid=snapshot.store.uid if work and snapshot.store else "",
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -172,7 +174,7 @@ def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted
         if missing is not None or snapshot.model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
         status = snapshot.service.status
-        if status.work_digest and status.work_digest == _work(snapshot):
+        if is_done(status, _work(snapshot), snapshot.store):
             wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, status.digest), status.size_bytes
             return
         model = snapshot.model.status
@@ -189,7 +191,7 @@ def _work(snapshot: ServiceSnapshot) -> str:
     """Identity of the conversion; empty where a variant is served that a QuantJob has made."""
     if snapshot.service.spec.model_ref is None or snapshot.model is None:
         return ""
-    return build_step_digest(snapshot.service, snapshot.placement, snapshot.store, snapshot.model.status.digest)
+    return build_step_digest(snapshot.service, snapshot.placement, snapshot.model.status.digest)
 
 
 def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:

@@ -9,7 +9,7 @@ from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, BenchmarkResult, EvaluateResult, ReportResult
 from slm_operator.api.quantjob import DEFAULT_VARIANTS, QuantJob, QuantJobStatus, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
-from slm_operator.core.conclusion import build_work_digest
+from slm_operator.core.conclusion import build_work_digest, is_done
 from slm_operator.core.conditions import Verdict, build_conditions, build_events, concluded_at
 from slm_operator.core.gate import judge_variant, select_variant
 from slm_operator.core.placement import Placement
@@ -84,10 +84,9 @@ def plan_quantjob(snapshot: QuantSnapshot, now: datetime) -> Plan:
         scheduling=spec,
         backoff_limit=spec.backoff_limit,
         suspended=spec.suspend,
-        remembered=job.status.results,
     )
     missing = check_model(spec.model_ref.name, snapshot.model)
-    if job.status.work_digest and job.status.work_digest == _work(snapshot, missing):
+    if is_done(job.status, _work(snapshot, missing), snapshot.store):
         # Also while the model is away: what was made of it is still there, and still referred to.
         if missing is None:
             sequence.expire(concluded_at(job.status.conditions), spec.ttl_seconds_after_finished)
@@ -110,7 +109,7 @@ def _work(snapshot: QuantSnapshot, missing: Verdict | None) -> str:
     digest = job.status.model_digest if missing or snapshot.model is None else snapshot.model.status.digest
     # Speed depends on the threads, and they on the limit.
     cpu = job.spec.resources.limits.get("cpu", "")
-    return build_work_digest(job, snapshot.placement, snapshot.store, digest, cpu)
+    return build_work_digest(job, snapshot.placement, digest, cpu)
 
 
 def _forecast(snapshot: QuantSnapshot, name: str) -> int:
@@ -260,6 +259,7 @@ def _build_status(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress)
         progress=sequence.progress,
         results={} if known.report else sequence.answers,
         work_digest=_work(snapshot, None) if known.report else "",
+        store_uid=sequence.store_uid,
     )
 
 

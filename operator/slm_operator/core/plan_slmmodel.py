@@ -8,7 +8,7 @@ from slm_contract import specs
 from slm_contract.reasons import Reason
 from slm_contract.results import AcquireResult, ModelShape, ResolveResult
 from slm_operator.api.slmmodel import Forecast, SLMModel, SLMModelStatus
-from slm_operator.core.conclusion import build_work_digest
+from slm_operator.core.conclusion import build_work_digest, is_done
 from slm_operator.core.conditions import Verdict, build_conditions, build_events
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
@@ -38,7 +38,7 @@ class ModelSnapshot:
 def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
     """What to do for one SLMModel."""
     model = snapshot.model
-    work = build_work_digest(model, snapshot.placement, snapshot.store)
+    work = build_work_digest(model, snapshot.placement)
     sequence = Sequence(
         model,
         snapshot.children,
@@ -46,9 +46,8 @@ def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
         now,
         store=snapshot.store,
         suspended=model.spec.suspend,
-        remembered=model.status.results,
     )
-    if model.status.work_digest == work:
+    if is_done(model.status, work, snapshot.store):
         return _build_plan(model, sequence, model.status, _done(model.status), now)
     facts = {}
     try:
@@ -62,6 +61,7 @@ def plan_slmmodel(snapshot: ModelSnapshot, now: datetime) -> Plan:
     except Blocked as blocked:
         status, verdict = SLMModelStatus(**facts, progress=sequence.progress, results=sequence.answers), blocked.verdict
     sequence.drop_superseded(finished=verdict.state == "ready")
+    status = status.model_copy(update={"store_uid": sequence.store_uid})
     return _build_plan(model, sequence, status, verdict, now)
 
 

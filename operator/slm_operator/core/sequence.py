@@ -9,8 +9,10 @@ from typing import TypeVar
 from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome
 from slm_contract.specs import AnySpec
+from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.meta import Condition, ResourceRequirements, Scheduling
 from slm_operator.api.registry import AnyResource
+from slm_operator.core.conclusion import is_same_store
 from slm_operator.core.conditions import Verdict, find_condition
 from slm_operator.core.manifests.job import JobShape, build_job, build_job_name
 from slm_operator.core.manifests.metadata import is_controlled_by
@@ -69,16 +71,19 @@ class Sequence:
     hold: bool | None = None
     requeue_after_seconds: float | None = None
     step_seconds: dict[str, float] = field(default_factory=dict)
-    remembered: Mapping[str, str] = field(default_factory=dict)
-    """What steps answered when they were looked at before, by Job."""
     answers: dict[str, str] = field(default_factory=dict)
     """What they answer now, to be remembered."""
     progress: str = ""
     _asked: set[str] = field(default_factory=set)
 
+    @property
+    def store_uid(self) -> str:
+        """Identity of the store that steps write to."""
+        return self.store.uid if self.store else ""
+
     def require(self, step: AnySpec, label: str, result: type[Result], memory: Memory = SMALL) -> Result:
         """The step's result; raises Blocked after starting it, while it runs, or when it failed."""
-        name = build_job_name(self.owner, step, label, self.store.uid if self.store else "")
+        name = build_job_name(self.owner, step, label)
         self._asked.add(name)
         view = self._view(name)
         if view.state == "succeeded":
@@ -99,8 +104,17 @@ class Sequence:
         raise Blocked(self._underway(step, label, view))
 
     def _view(self, name: str) -> StepView:
+        """The step as its Job tells it, or as it answered when it was looked at before."""
+        if self.store is not None:
+            if self.store.claim is None and (problem := check_store(self.store)):
+                raise Blocked(problem)
+            job = self.children.jobs.get(name)
+            if job is not None and self.store.is_younger_than(job):
+                return StepView("lost")
         view = view_step(name, self.children, self.now)
-        kept = read_outcome(self.remembered.get(name, "")) if view.state != "succeeded" else None
+        if view.state == "succeeded" or not is_same_store(self.owner.status, self.store):
+            return view
+        kept = read_outcome(_remembered(self.owner).get(name, ""))
         return view_outcome(kept) if kept is not None else view
 
     def drop_superseded(self, *, finished: bool) -> None:
@@ -160,6 +174,10 @@ class Sequence:
         if not view.told and (before := _stalled_before(self.owner)):
             return before  # Its Pod told more while it was there.
         return Verdict("stalled", reason, message)
+
+
+def _remembered(owner: AnyResource) -> Mapping[str, str]:
+    return {} if isinstance(owner, InferenceService) else owner.status.results
 
 
 def _stalled_before(owner: AnyResource) -> Verdict | None:

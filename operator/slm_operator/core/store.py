@@ -1,10 +1,11 @@
 """The store of a namespace on a cluster as its children find it: a claim, its network policies, its collections."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from slm_contract.reasons import Reason
 from slm_operator.api.meta import ObjectMeta
-from slm_operator.core.conditions import Verdict
+from slm_operator.core.conditions import Verdict, parse_time
 from slm_operator.core.manifests.metadata import controller_of, is_predecessors
 from slm_operator.core.manifests.network import POLICY_NAMES
 from slm_operator.core.plan import Manifest
@@ -45,6 +46,15 @@ class StoreView:
     def uid(self) -> str:
         """Identity of the claim: another claim is another store, in which nothing is yet."""
         return str(self.claim["metadata"].get("uid", "")) if self.claim else ""
+
+    def is_younger_than(self, job: Manifest) -> bool:
+        """Whether the claim was made after the Job: then what that Job made was in another store."""
+        made, began = (_made_at(each) for each in (self.claim or {}, job))
+        return made is not None and began is not None and made > began
+
+
+def _made_at(manifest: Manifest) -> datetime | None:
+    return parse_time(manifest.get("metadata", {}).get("creationTimestamp", ""))
 
 
 def check_store(store: StoreView) -> Verdict | None:

@@ -262,15 +262,14 @@ async def test_another_claim_is_an_empty_store_so_everything_is_made_again() -> 
     await made.put(MODEL)
     await made.settle(succeed)
     await made.cluster.delete(STORE)
-    await made.look()
+    await made.reconciler.reconcile(MODEL_KEY)
     assert made.told("SLMModel", "m")[0] == "StoreNotReady"
+    made.cluster.wait(1)
     made.cluster.writes.clear()
     await made.settle(succeed)
     assert made.condition("SLMModel", "m")["status"] == "True"
-    assert [write.split("-")[1] for write in made.cluster.writes if write.startswith("create Job/m-")] == [
-        "resolve",
-        "acquire",
-    ]
+    jobs = [write.rpartition("-")[0] for write in made.cluster.writes if "Job/m-" in write]
+    assert jobs == ["delete Job/m-resolve", "create Job/m-resolve", "delete Job/m-acquire", "create Job/m-acquire"]
 
 
 async def test_a_step_whose_pod_is_removed_while_others_work_is_not_done_again() -> None:

@@ -42,17 +42,15 @@ class JobShape:
     backoff_limit: int = 3
 
 
-def build_job_name(owner: Owner, step: AnySpec, label: str, store_uid: str = "") -> str:
+def build_job_name(owner: Owner, step: AnySpec, label: str) -> str:
     """Name that changes with the step's spec, so that changed work is a new Job and equal work is found again.
 
-    What only the operator's settings say (hub, allowed hosts) is left out: it must not undo finished work. Another
-    store, told by ``store_uid``, has nothing of what was done before.
+    What only the operator's settings say (hub, allowed hosts) is left out: it must not undo finished work.
     """
     retry = owner.metadata.annotations.get(ANNOTATION_RETRY, "")
     asked = step.model_dump(mode="json", exclude={"allow_private_hosts"})
     # The whole name is in the digest: of two long names that begin alike, each has its own Jobs.
-    identity = [owner.kind, owner.metadata.name, asked, retry]
-    digest = short_digest([*identity, store_uid] if store_uid else identity)
+    digest = short_digest([owner.kind, owner.metadata.name, asked, retry])
     tail = f"-{label.lower().replace('_', '-')}-{digest}"
     return owner.metadata.name[: MAX_CHILD_NAME - len(tail)].rstrip("-.") + tail
 
