@@ -173,12 +173,12 @@ def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted
         missing = check_model(spec.model_ref.name, snapshot.model)
         if missing is not None or snapshot.model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-        status = snapshot.service.status
+        model, status = snapshot.model.status, snapshot.service.status
+        convert = specs.ConvertSpec(model=model.digest, store=snapshot.placement.store)
         if is_done(status, _work(snapshot), snapshot.store):
+            sequence.keep(convert, "convert")
             wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, status.digest), status.size_bytes
             return
-        model = snapshot.model.status
-        convert = specs.ConvertSpec(model=model.digest, store=snapshot.placement.store)
         memory = step_memory(convert, model.shape, model.size_bytes)
         made = sequence.require(convert, "convert", ArtifactResult, memory)
         wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, made.blob), made.size_bytes

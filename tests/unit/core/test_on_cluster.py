@@ -233,6 +233,7 @@ async def test_an_unquantized_service_keeps_its_file_when_the_conversion_is_gone
     made = Operated()
     await made.put(MODEL, manifest("InferenceService", "s", {"modelRef": {"name": "m"}}))
     await made.settle(succeed)
+    assert [key.name for key in made.cluster.objects if key.kind == "Job" and key.name.startswith("s-convert-")]
     for key in [key for key in made.cluster.objects if key.kind in ("Job", "Pod")]:
         del made.cluster.objects[key]
     assert await made.look() == 0
