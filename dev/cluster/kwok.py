@@ -24,6 +24,12 @@ CLAIMS = 8
 READY_SECONDS = 60
 
 
+def provide_volumes(cluster: Cluster) -> None:
+    """A default StorageClass with volumes to claim; part of ``start``, and of use before there are nodes."""
+    items = [STORAGE_CLASS, *(build_volume(number) for number in range(CLAIMS))]
+    _apply(cluster, items)
+
+
 def start(cluster: Cluster, *, pods: int = 3000, complete_jobs: bool = False) -> int:
     """Nodes and volumes for that many pods, Ready; returns the number of nodes. Raises BuildFailed, StartFailed.
 
@@ -35,13 +41,17 @@ def start(cluster: Cluster, *, pods: int = 3000, complete_jobs: bool = False) ->
     command = [str(program), "--kubeconfig", str(cluster.kubeconfig), "--config", str(configuration)]
     command += ["--manage-nodes-with-annotation-selector", SELECTOR]
     nodes = [build_node(number) for number in range(math.ceil(pods / PODS_PER_NODE))]
-    volumes = [build_volume(number) for number in range(CLAIMS)]
-    objects = {"apiVersion": "v1", "kind": "List", "items": [*nodes, STORAGE_CLASS, *volumes]}
     cluster.processes.start("kwok", command)
-    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(objects))
+    provide_volumes(cluster)
+    _apply(cluster, nodes)
     names = [f"node/{each['metadata']['name']}" for each in nodes]
     cluster.kubectl("wait", "--for=condition=Ready", *names, f"--timeout={READY_SECONDS}s")
     return len(nodes)
+
+
+def _apply(cluster: Cluster, items: list[dict[str, Any]]) -> None:
+    objects = {"apiVersion": "v1", "kind": "List", "items": items}
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(objects))
 
 
 def build_configuration(*, complete_jobs: bool) -> str:

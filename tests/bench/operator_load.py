@@ -10,8 +10,11 @@ from typing import Any
 
 from kubernetes.aio import client, config, watch
 
+from slm_operator.adapters.kube_client import Always, KubeClient
 from tests.bench.harness import Figures
+from tests.support.kube import count_nothing
 from tests.support.planning import MODEL, QUANT, World, manifest, succeed
+from tests.support.step_kubelet import StepKubelet
 
 GROUP, VERSION, SERVICES = "slm.dev", "v1alpha1", "inferenceservices"
 VARIANT = "Q4_0"
@@ -46,6 +49,28 @@ async def create_sources(objects: client.CustomObjectsApi, namespace: str) -> No
         await objects.patch_namespaced_custom_object_status(
             GROUP, VERSION, namespace, plural, name, {"status": wanted["status"]}, _content_type=MERGE
         )
+
+
+@asynccontextmanager
+async def played_steps(objects: client.CustomObjectsApi) -> AsyncIterator[None]:
+    """Pods of steps succeed: an operator that looks after models and QuantJobs finishes ours again in its own way."""
+    kubelet = StepKubelet(KubeClient(objects.api_client, Always(), count_nothing), longest_seconds=0)
+    playing = asyncio.create_task(kubelet.run())
+    try:
+        yield
+    finally:
+        playing.cancel()
+        await asyncio.wait([playing])
+
+
+async def why_not_offered(objects: client.CustomObjectsApi, namespace: str) -> str:
+    """What the QuantJob says while it is not Ready with the variant; empty once the variant may be served."""
+    name = QUANT["metadata"]["name"]
+    found: Any = await objects.get_namespaced_custom_object(GROUP, VERSION, namespace, "quantjobs", name)
+    status = found.get("status", {})
+    ready = next(item for item in status["conditions"] if item["type"] == "Ready")
+    passed = any(each["type"] == VARIANT and each.get("gate") == "Passed" for each in status["variants"])
+    return "" if ready["status"] == "True" and passed else f"{ready['reason']}: {ready['message']}"
 
 
 class Load:
