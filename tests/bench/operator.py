@@ -20,7 +20,7 @@ from dev.cluster import kwok
 from dev.cluster.cluster import cluster_in
 from tests.bench.growth import draw_growth
 from tests.bench.harness import ROOT, Figures, Goal, Report
-from tests.bench.operator_load import Load, create_sources, open_objects, played_steps, why_not_offered
+from tests.bench.operator_load import Load, create_sources, open_objects, played_steps, settle_sources, why_not_offered
 from tests.bench.operator_subject import SUBJECTS, Running, Subject, running
 from tests.support.api_calls import READS, WRITES
 from tests.support.api_proxy import ApiProxy
@@ -86,6 +86,7 @@ async def _prepare(kubeconfig: Path, proxy: ApiProxy, process: Running) -> None:
     async with open_objects(kubeconfig) as objects, played_steps(objects):
         await create_sources(objects, NAMESPACE)
         await asyncio.to_thread(wait_until_quiet, proxy, process)
+        await settle_sources(objects, NAMESPACE)
         deadline = time.monotonic() + PREPARE_SECONDS
         while missing := await why_not_offered(objects, NAMESPACE):
             if time.monotonic() > deadline:

@@ -41,19 +41,29 @@ def settled_quant_job() -> tuple[dict[str, Any], ...]:
 
 
 async def create_sources(objects: client.CustomObjectsApi, namespace: str) -> None:
-    """What the services refer to: no step has to run for them."""
+    """What the services refer to."""
     for wanted in settled_quant_job():
-        name, plural = wanted["metadata"]["name"], f"{wanted['kind'].lower()}s"
-        body = manifest(wanted["kind"], name, wanted["spec"])
-        await objects.create_namespaced_custom_object(GROUP, VERSION, namespace, plural, body)
-        await objects.patch_namespaced_custom_object_status(
-            GROUP, VERSION, namespace, plural, name, {"status": wanted["status"]}, _content_type=MERGE
-        )
+        body = manifest(wanted["kind"], wanted["metadata"]["name"], wanted["spec"])
+        await objects.create_namespaced_custom_object(GROUP, VERSION, namespace, _plural(wanted), body)
+
+
+async def settle_sources(objects: client.CustomObjectsApi, namespace: str) -> None:
+    """Give those that no operator looked at the status they would have: no step has to run for them."""
+    for wanted in settled_quant_job():
+        where = (GROUP, VERSION, namespace, _plural(wanted), wanted["metadata"]["name"])
+        found: Any = await objects.get_namespaced_custom_object(*where)
+        if not found.get("status", {}).get("observedGeneration"):
+            body = {"status": wanted["status"]}
+            await objects.patch_namespaced_custom_object_status(*where, body, _content_type=MERGE)
+
+
+def _plural(wanted: dict[str, Any]) -> str:
+    return f"{wanted['kind'].lower()}s"
 
 
 @asynccontextmanager
 async def played_steps(objects: client.CustomObjectsApi) -> AsyncIterator[None]:
-    """Pods of steps succeed: an operator that looks after models and QuantJobs finishes ours again in its own way."""
+    """Pods of steps succeed, for an operator that looks after models and QuantJobs itself."""
     kubelet = StepKubelet(KubeClient(objects.api_client, Always(), count_nothing), longest_seconds=0)
     playing = asyncio.create_task(kubelet.run())
     try:
