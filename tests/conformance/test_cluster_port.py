@@ -127,6 +127,19 @@ async def test_a_status_is_replaced_and_an_equal_one_not_written(place: Place) -
     assert after["metadata"]["generation"] == 1
 
 
+async def test_a_map_of_a_status_can_be_emptied(place: Place) -> None:
+    key, job = place.key("q", "QuantJob"), place.model("q")
+    job |= {"kind": "QuantJob", "spec": {"modelRef": {"name": "m"}, "variants": ["Q4_0"]}}
+    await place.cluster.apply(job)
+    await place.cluster.update_status(key, {"progress": "one", "stepSeconds": {"convert": 1.5}})
+    await place.cluster.update_status(key, {"progress": "two", "stepSeconds": {}})
+    after = await place.cluster.get(key)
+    assert after is not None
+    assert (after["status"]["progress"], after["status"].get("stepSeconds", {})) == ("two", {})
+    await place.cluster.update_status(key, {"progress": "two", "stepSeconds": {}})
+    assert await place.cluster.get(key) == after
+
+
 async def test_the_status_of_a_deleted_object_is_a_conflict(place: Place) -> None:
     key = place.key("m", "SLMModel")
     await place.cluster.apply(place.model("m"))

@@ -84,9 +84,10 @@ class KubeCluster:
         known = self._cache.get(key)
         if known is None:
             raise Conflict(f"{key} was deleted in between, so its status cannot be written.")
-        if known.get("status", {}) == status:
+        wanted = _without_empty_maps(status)
+        if _without_empty_maps(known.get("status", {})) == wanted:
             return
-        body = _identity(known) | {"status": status}
+        body = _identity(known) | {"status": wanted}
         made = await self._client.write("PATCH", path_of(key, "status"), body, content=APPLY, query={"force": "true"})
         if made is None:
             raise Conflict(f"{key} was deleted in between, so its status cannot be written.")
@@ -125,3 +126,8 @@ def _identity(known: Manifest) -> Manifest:
         "kind": known["kind"],
         "metadata": {name: meta[name] for name in names},
     }
+
+
+def _without_empty_maps(status: Manifest) -> Manifest:
+    """Leave out what is empty: of a map whose last entry goes, server-side apply makes null, and then refuses it."""
+    return {name: value for name, value in status.items() if value != {}}
