@@ -65,7 +65,9 @@ class Stage:
 
     def install(self, endpoint: str) -> None:
         """The chart, with these images and this hub."""
-        values: dict[str, Any] = {"hub": {"endpoint": endpoint, "allowPrivateHosts": [endpoint.removeprefix("http://")]}}
+        values: dict[str, Any] = {
+            "hub": {"endpoint": endpoint, "allowPrivateHosts": [endpoint.removeprefix("http://")]}
+        }
         names = {"operator": "slm-operator", "pipelines": "slm-pipelines", "llamaCpp": "llama-cpp"}
         values["images"] = {
             value: dict(zip(("repository", "tag"), self.images[name].rsplit(":", 1), strict=True))

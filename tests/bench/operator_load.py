@@ -52,7 +52,7 @@ async def settle_sources(objects: client.CustomObjectsApi, namespace: str) -> No
     for wanted in settled_quant_job():
         where = (GROUP, VERSION, namespace, _plural(wanted), wanted["metadata"]["name"])
         found: Any = await objects.get_namespaced_custom_object(*where)
-        if not found.get("status", {}).get("observedGeneration"):
+        if found.get("status", {}).get("observedGeneration", 0) < 1:
             body = {"status": wanted["status"]}
             await objects.patch_namespaced_custom_object_status(*where, body, _content_type=MERGE)
 

@@ -18,6 +18,9 @@ from tests.support.kube import watched_cluster
 
 LABELS = {"app.kubernetes.io/managed-by": "slm-operator"}
 
+SEEN = {"observedGeneration": 1}
+"""In every status of an object that was looked at; an API server has -1 there before."""
+
 
 @dataclass
 class Place:
@@ -116,14 +119,14 @@ async def test_what_a_write_answered_is_what_the_next_read_shows(place: Place) -
 async def test_a_status_is_replaced_and_an_equal_one_not_written(place: Place) -> None:
     key = place.key("m", "SLMModel")
     await place.cluster.apply(place.model("m"))
-    await place.cluster.update_status(key, {"progress": "one", "revision": "r"})
+    await place.cluster.update_status(key, SEEN | {"progress": "one", "revision": "r"})
     before = await place.cluster.get(key)
-    await place.cluster.update_status(key, {"progress": "one", "revision": "r"})
+    await place.cluster.update_status(key, SEEN | {"progress": "one", "revision": "r"})
     assert await place.cluster.get(key) == before
-    await place.cluster.update_status(key, {"progress": "two"})
+    await place.cluster.update_status(key, SEEN | {"progress": "two"})
     after = await place.cluster.get(key)
     assert after is not None
-    assert after["status"] == {"progress": "two"}
+    assert after["status"] == SEEN | {"progress": "two"}
     assert after["metadata"]["generation"] == 1
 
 
@@ -203,7 +206,7 @@ async def test_create_finds_what_no_watch_has_shown(place: Place) -> None:
 async def test_finalizers_of_a_stale_version_are_a_conflict(place: Place) -> None:
     key = place.key("m", "SLMModel")
     stale = await place.cluster.apply(place.model("m"))
-    await place.cluster.update_status(key, {"progress": "one"})
+    await place.cluster.update_status(key, SEEN | {"progress": "one"})
     with pytest.raises(Conflict):
         await place.cluster.set_finalizers(key, stale["metadata"]["resourceVersion"], ["slm.dev/store"])
     fresh = await place.cluster.get(key)
@@ -212,7 +215,7 @@ async def test_finalizers_of_a_stale_version_are_a_conflict(place: Place) -> Non
     held = await place.cluster.get(key)
     assert held is not None
     assert held["metadata"]["finalizers"] == ["slm.dev/store"]
-    assert held["status"] == {"progress": "one"}
+    assert held["status"] == SEEN | {"progress": "one"}
     await place.cluster.set_finalizers(key, held["metadata"]["resourceVersion"], [])
 
 
