@@ -70,9 +70,10 @@ def test_defaults_of_the_api_server_are_ours(control_plane: Access, namespace: s
 @pytest.mark.parametrize(
     ("kind", "spec"), [("SLMModel", {"source": HUB}), ("QuantJob", JOB), ("InferenceService", REF)]
 )
-def test_an_object_that_nobody_looked_at_says_so(control_plane: Access, kind: str, spec: Spec) -> None:
-    control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest(kind, spec, name="unseen")))
-    stored = json.loads(control_plane.kubectl("get", kind, "unseen", "-o", "json"))
+def test_an_object_that_nobody_looked_at_says_so(control_plane: Access, namespace: str, kind: str, spec: Spec) -> None:
+    document = json.dumps(manifest(kind, spec, name="unseen"))
+    control_plane.kubectl("apply", "-n", namespace, "--server-side", "-f", "-", stdin=document)
+    stored = json.loads(control_plane.kubectl("get", "-n", namespace, kind, "unseen", "-o", "json"))
     assert stored["status"] == {"observedGeneration": -1}
     assert parse_resource(stored).status.observed_generation == -1
 

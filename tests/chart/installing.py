@@ -57,8 +57,11 @@ class Site:
         return self.helm("install", RELEASE, str(chart), values=values)
 
     def upgrade(self, values: Mapping[str, Any], chart: Path = CHART) -> str:
-        """The release with another chart or other values."""
-        return self.helm("upgrade", RELEASE, str(chart), values=values)
+        """The release, which may not exist yet, with another chart or other values.
+
+        Helm takes the values of before where none are given; here none means the defaults.
+        """
+        return self.helm("upgrade", "--install", "--reset-values", RELEASE, str(chart), values=values)
 
     def get(self, kind: str, name: str, *options: str) -> Manifest:
         """An object; raises CalledProcessError when there is none."""
@@ -102,6 +105,13 @@ def _attributes(right: Right) -> dict[str, str]:
     found |= {"subresource": rest[0]} if rest else {}
     found |= {"namespace": right.namespace} if right.namespace else {}
     return found | ({"name": right.name} if right.name else {})
+
+
+def environment_of(documents: Iterable[Manifest]) -> dict[str, str]:
+    """The operator's settings as its Deployment says them, but for those that only a pod knows."""
+    (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 def account(namespace: str, name: str = RELEASE) -> str:

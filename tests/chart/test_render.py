@@ -16,7 +16,9 @@ from dev.cluster.build import kubernetes
 from dev.cluster.versions import chosen_version
 from dev.generate import compare_files
 from dev.rendering import CHART, NAMESPACE, RELEASE, ROOT, Manifest, helm, render
-from tests.chart.installing import refusal
+from slm_operator.adapters.metrics import Metrics
+from slm_operator.settings import OperatorSettings
+from tests.chart.installing import environment_of, refusal
 
 CASES = rendering.read_cases()
 every_case = pytest.mark.parametrize("case", CASES)
@@ -121,11 +123,11 @@ DIGEST = "sha256:" + "ab" * 32
 @pytest.mark.parametrize(
     ("images", "expected"),
     [
-        ({}, "slm-operator/operator:0.1.0"),
-        ({"registry": "r.example.com"}, "r.example.com/slm-operator/operator:0.1.0"),
-        ({"registry": "r", "operator": {"registry": "own"}}, "own/slm-operator/operator:0.1.0"),
+        ({}, "slm-operator:0.1.0"),
+        ({"registry": "r.example.com"}, "r.example.com/slm-operator:0.1.0"),
+        ({"registry": "r", "operator": {"registry": "own"}}, "own/slm-operator:0.1.0"),
         ({"operator": {"repository": "a/b", "tag": "7"}}, "a/b:7"),
-        ({"operator": {"tag": "7", "digest": DIGEST}}, f"slm-operator/operator@{DIGEST}"),
+        ({"operator": {"tag": "7", "digest": DIGEST}}, f"slm-operator@{DIGEST}"),
     ],
 )
 def test_images_are_named_by_registry_repository_tag_and_digest(images: dict[str, Any], expected: str) -> None:
@@ -180,24 +182,27 @@ def test_notes_say_what_is_reconciled_and_what_is_missing() -> None:
         assert words in notes
 
 
-METRICS = {
-    "slm_api_requests_total",
-    "slm_leader",
-    "slm_objects",
-    "slm_queue_depth",
-    "slm_queue_work_seconds_bucket",
-    "slm_reconcile_total",
-    "process_resident_memory_bytes",
-}
-"""What the operator's /metrics offers and the dashboard reads."""
-
-
 def test_the_dashboard_reads_every_metric_of_the_operator_and_no_other() -> None:
     (config,) = of_kind(render(CASES["full"]), "ConfigMap")
     dashboard = json.loads(config["data"]["slm-operator.json"])
     queries = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    assert set(re.findall(r"\b(?:slm|process)_\w+", queries)) == METRICS
+    read = {name.removesuffix("_bucket") for name in re.findall(r"\b(?:slm_operator|process)_\w+", queries)}
+    offered = set(re.findall(r"^# TYPE (\w+) ", Metrics().render().decode(), re.MULTILINE))
+    assert {name for name in offered if name.startswith("slm_operator_")} <= read <= offered
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {"${datasource}"}
+
+
+@every_case
+def test_the_operator_takes_the_settings_of_every_case(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, environment = CASES[case], environment_of(render(CASES[case]))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = OperatorSettings()
+    assert settings.watch_namespaces == tuple(values.get("watchNamespaces", ()))
+    assert settings.image_pull_secrets == tuple(each["name"] for each in values.get("imagePullSecrets", ()))
+    assert settings.allow_private_hosts == tuple(values.get("hub", {}).get("allowPrivateHosts", ()))
+    assert settings.store_size == values.get("store", {}).get("size", "100Gi")
+    assert settings.log_format == values.get("log", {}).get("format", "json")
 
 
 def kustomize(folder: Path) -> list[Manifest]:
@@ -214,7 +219,7 @@ def test_the_overlay_of_the_docs_changes_the_image_and_adds_a_setting(tmp_path: 
     (tmp_path / "kustomization.yaml").write_text(re.sub(r"https://\S+", base, overlay))
     (deployment,) = of_kind(kustomize(tmp_path), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example.com/slm-operator/operator:0.1.0"
+    assert container["image"] == "registry.example.com/slm-operator:0.1.0"
     assert {"name": "SLM_STORE_CLASS", "value": "fast"} in container["env"]
 
 

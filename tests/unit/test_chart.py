@@ -1,5 +1,6 @@
 """What of the chart is generated: CRD templates, schema and README, from values.yaml's comments."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from dev import chart, generate
+from slm_operator.settings import OperatorSettings
 
 VALUES = """\
 # Values of something.
@@ -100,6 +102,12 @@ def test_an_unknown_crd_in_the_charts_folder_is_found_and_removed(tmp_path: Path
     assert generate.main(["--check"], tmp_path) == 1
     generate.main([], tmp_path)
     assert not stale.exists()
+
+
+def test_the_chart_sets_every_setting_of_the_operator_and_no_other() -> None:
+    template = (chart.CHART / "templates" / "_environment.tpl").read_text()
+    wanted = {f"SLM_{name.upper()}" for name in OperatorSettings.model_fields}
+    assert set(re.findall(r"\bSLM_\w+", template)) == wanted
 
 
 def test_the_version_of_the_chart_is_the_projects() -> None:
