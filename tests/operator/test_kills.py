@@ -49,6 +49,7 @@ def replicas(folder: Path, cluster: Access, namespace: str) -> list[OperatorProc
         "SLM_WATCH_NAMESPACES": namespace,
         "SLM_OPERATOR_NAMESPACE": namespace,
         "SLM_LEASE_SECONDS": LEASE_SECONDS,
+        "SLM_STORE_CLASS": "any",  # Without a class, and without a default one, nothing starts.
     }
     return [OperatorProcess(folder, cluster.kubeconfig, free_port(), **settings) for _ in range(2)]
 

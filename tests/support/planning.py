@@ -12,6 +12,7 @@ from slm_contract.results import (
     AnyResult,
     ArtifactResult,
     BenchmarkResult,
+    CollectResult,
     EvaluateResult,
     ModelShape,
     Outcome,
@@ -101,6 +102,7 @@ def succeed(label: str) -> Outcome:
             prompt_tokens_per_second=100.0, generate_tokens_per_second=50.0, threads=2, cached=False, tool="t"
         ),
         "report": ReportResult(html=digest("html"), png=digest("png"), manifest=digest("report")),
+        "collect": CollectResult(removed_blobs=3, removed_bytes=9, kept_blobs=1),
     }
     return Outcome(result=results[step], seconds=1.0)
 

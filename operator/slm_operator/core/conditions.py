@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from slm_contract.base import Message
 from slm_contract.reasons import Reason
 from slm_operator.api.meta import Condition
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
@@ -76,6 +77,16 @@ def parse_time(text: str) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except ValueError:
         return None
+
+
+def dump_status(status: Message) -> Manifest:
+    """The status as an API server takes it.
+
+    Empty mappings are left out: where something was before, server-side apply would make ``null`` of them, which no
+    schema takes.
+    """
+    told = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: value for name, value in told.items() if value != {}}
 
 
 def restate(manifest: Manifest, verdict: Verdict, now: datetime) -> Manifest:

@@ -10,7 +10,7 @@ from slm_operator.api.inferenceservice import InferenceService, InferenceService
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conclusion import build_step_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events
+from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
     Engine,
@@ -159,7 +159,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
         work_digest=work,
         store_uid=snapshot.store.uid if work and snapshot.store else "",
     )
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return dump_status(status)
 
 
 def _planned(wanted: _Wanted, kind: str) -> Manifest | None:

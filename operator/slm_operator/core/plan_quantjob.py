@@ -10,7 +10,7 @@ from slm_contract.results import ArtifactResult, BenchmarkResult, EvaluateResult
 from slm_operator.api.quantjob import DEFAULT_VARIANTS, QuantJob, QuantJobStatus, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conclusion import build_work_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events, concluded_at
+from slm_operator.core.conditions import Verdict, build_conditions, build_events, concluded_at, dump_status
 from slm_operator.core.gate import judge_variant, select_variant
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
@@ -271,7 +271,7 @@ def _build_plan(
     told = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
     about = ObjectKey("QuantJob", job.metadata.namespace, job.metadata.name)
     return Plan(
-        status=told.model_dump(mode="json", by_alias=True, exclude_none=True),
+        status=dump_status(told),
         hold=sequence.hold,
         create=tuple(sequence.create),
         delete=tuple(sequence.delete),

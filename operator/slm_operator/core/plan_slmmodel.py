@@ -9,7 +9,7 @@ from slm_contract.reasons import Reason
 from slm_contract.results import AcquireResult, ModelShape, ResolveResult
 from slm_operator.api.slmmodel import Forecast, SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_work_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events
+from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
 from slm_operator.core.quantity import format_bytes
@@ -71,7 +71,7 @@ def _build_plan(model: SLMModel, sequence: Sequence, status: SLMModelStatus, ver
     told = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
     about = ObjectKey("SLMModel", model.metadata.namespace, model.metadata.name)
     return Plan(
-        status=told.model_dump(mode="json", by_alias=True, exclude_none=True),
+        status=dump_status(told),
         hold=sequence.hold,
         create=tuple(sequence.create),
         delete=tuple(sequence.delete),

@@ -282,7 +282,8 @@ async def test_a_step_whose_pod_is_removed_while_others_work_is_not_done_again()
     assert await made.look() == 0
     await made.settle(succeed)
     assert made.told("QuantJob", "q")[0] == "Succeeded"
-    assert made.cluster.objects[QUANT_KEY]["status"]["results"] == {}
+    # Left out: server-side apply makes null of a mapping that has become empty.
+    assert "results" not in made.cluster.objects[QUANT_KEY]["status"]
 
 
 async def test_a_step_whose_end_is_late_is_waited_for_and_one_that_left_nothing_runs_again() -> None:
