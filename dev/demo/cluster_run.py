@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -65,22 +66,21 @@ class Stage:
 
     def install(self, endpoint: str) -> None:
         """The chart, with these images and this hub."""
-        values: dict[str, Any] = {
-            "hub": {"endpoint": endpoint, "allowPrivateHosts": [endpoint.removeprefix("http://")]}
-        }
+        values: dict[str, Any] = {"hub": {"endpoint": endpoint, "allowPrivateHosts": [urlsplit(endpoint).hostname]}}
         names = {"operator": "slm-operator", "pipelines": "slm-pipelines", "llamaCpp": "llama-cpp"}
         values["images"] = {
             value: dict(zip(("repository", "tag"), self.images[name].rsplit(":", 1), strict=True))
             for value, name in names.items()
         }
         command = [str(build.tool("helm")), "upgrade", "--install", RELEASE, str(ROOT / "charts" / "slm-operator")]
-        command += ["--namespace", SYSTEM, "--create-namespace", "--values", "-", "--wait", "--timeout", "5m"]
+        command += ["--namespace", SYSTEM, "--create-namespace", "--values", "-", "--wait", "--timeout", "3m"]
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         done = subprocess.run(
             command, input=json.dumps(values), env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise DemoFailed(f"helm: {done.stderr}")
+            told = self.cluster.kubectl("logs", "-n", SYSTEM, "deployment/slm-operator", "--tail=5", "--ignore-errors")
+            raise DemoFailed(f"helm: {done.stderr}\nThe operator says: {told}")
 
     def apply(self, repo: str) -> None:
         """The namespace, which enforces PSS restricted, and the three manifests."""

@@ -45,6 +45,7 @@ async def watch(
         clusterwide=not chosen,
         namespaces=chosen,
         ready_flag=started,
+        identity=cast("Any", "slm-operator"),  # Nobody asks for it, but kopf would look for a user's name.
     )
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
