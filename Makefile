@@ -8,7 +8,7 @@ BENCH ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-down test soak bench check lint fmt generate chart golden golden-cluster lock clean
-.PHONY: cluster-up cluster-down cluster-status cluster-lock images images-clean
+.PHONY: cluster-up cluster-demo cluster-down cluster-status cluster-lock images images-clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,9 @@ images: setup ## Build the container images that have changed; BASE=name takes a
 
 images-clean: setup ## Remove built images, and the bases made for them
 	@$(PY) -m dev.images clean
+
+cluster-demo: setup ## The demo on that cluster: images built, chart installed, three manifests to a chat answer
+	@$(PY) -m dev.demo.cluster_run
 
 cluster-lock: ## Write the Go module files of the Kubernetes versions in dev/cluster/versions.py
 	@PYTHON=$(PYTHON) dev/cluster/lock.sh
