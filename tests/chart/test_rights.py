@@ -53,6 +53,7 @@ NEVER = (
 )
 """What it must not be able to do anywhere."""
 NEVER_CLUSTER_WIDE = (
+    *((verb, name) for name in ("core/namespaces", "core/nodes") for verb in ("get", "list", "patch")),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions") for verb in ("get", "create", "patch", "delete")),
     *(
         (verb, f"rbac.authorization.k8s.io/{name}")
@@ -70,7 +71,6 @@ NEVER_CLUSTER_WIDE = (
     ),
     ("impersonate", "core/users"),
 )
-CLUSTER_WIDE = tuple((verb, name) for name in ("core/namespaces", "core/nodes") for verb in ("get", "list", "watch"))
 OPERATOR = account(NAMESPACE)
 ACCOUNT_GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
 
@@ -103,7 +103,7 @@ def in_two_namespaces(site: Site, everywhere: Site) -> Site:
 
 
 def test_everywhere_the_operator_may_do_what_it_needs(everywhere: Site) -> None:
-    assert_all(everywhere, [*rights(RIGHTS, "default"), *rights(RIGHTS), *rights(CLUSTER_WIDE)], allowed=True)
+    assert_all(everywhere, [*rights(RIGHTS, "default"), *rights(RIGHTS)], allowed=True)
 
 
 def test_everywhere_the_operator_may_do_nothing_else(everywhere: Site) -> None:
@@ -113,7 +113,7 @@ def test_everywhere_the_operator_may_do_nothing_else(everywhere: Site) -> None:
 
 def lease(namespace: str, name: str = RELEASE) -> list[Right]:
     resource = "coordination.k8s.io/leases"
-    return [Right(verb, resource, namespace, name) for verb in ("get", "update", "patch")]
+    return [Right(verb, resource, namespace, name) for verb in ("get", "update")]
 
 
 def test_the_operator_holds_its_own_lease_and_no_other(everywhere: Site) -> None:
@@ -158,7 +158,7 @@ def served_rights(site: Site, namespace: str) -> set[tuple[str, str]]:
 
 def test_the_servers_list_of_rights_is_the_golden_file(everywhere: Site) -> None:
     golden = golden_rights("default", f"ClusterRole {RELEASE}")
-    assert golden == {*RIGHTS, *CLUSTER_WIDE}
+    assert golden == {*RIGHTS}
     assert served_rights(everywhere, "default") == golden
 
 
@@ -233,7 +233,7 @@ def test_in_two_namespaces_it_may_do_there_what_it_needs(in_two_namespaces: Site
 
 def test_in_two_namespaces_it_may_do_nothing_elsewhere(in_two_namespaces: Site) -> None:
     elsewhere = [right for place in ("kube-system", "default", NAMESPACE) for right in rights(RIGHTS, place)]
-    assert_all(in_two_namespaces, [*elsewhere, *rights(RIGHTS), *rights(CLUSTER_WIDE)], allowed=False)
+    assert_all(in_two_namespaces, [*elsewhere, *rights(RIGHTS)], allowed=False)
     never = [*rights(NEVER, "team-a"), *rights(NEVER), *rights(NEVER_CLUSTER_WIDE)]
     assert_all(in_two_namespaces, never, allowed=False)
 
