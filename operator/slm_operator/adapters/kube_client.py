@@ -139,6 +139,7 @@ async def open_api() -> AsyncIterator[ApiClient]:
     """A client with the Pod's service account, else with $KUBECONFIG; raises ClusterUnavailable without either."""
     chosen = Configuration()
     chosen.connection_pool_maxsize = CONNECTIONS
+    chosen.disable_strict_ssl_verification = True  # As Kubernetes' own clients: see handlers.watching.Connection.
     kubeconfig = os.environ.get("KUBECONFIG") or None
     try:
         if kubeconfig is None and SERVICE_ACCOUNT.exists():  # noqa: ASYNC240 - once, at start

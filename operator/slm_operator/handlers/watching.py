@@ -1,7 +1,9 @@
 """kopf as informer: it authenticates, lists and watches, and every event goes into the cache."""
 
 import asyncio
+import dataclasses
 import logging
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -104,5 +106,21 @@ def store(cache: ObjectCache, event: Any, listed_again: Callable[[], None]) -> N
     cache.put(manifest)
 
 
+class Connection(kopf.ConnectionInfo):
+    """Credentials whose TLS check is that of Kubernetes' own clients.
+
+    Since 3.13 Python refuses certificates that do not name their authority's key, as those of older clusters.
+    """
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """The context without VERIFY_X509_STRICT; chains and names are checked as ever."""
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
 def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    if found is None:
+        return None
+    return Connection(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})

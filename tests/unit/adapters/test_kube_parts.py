@@ -1,9 +1,12 @@
 """Small parts of the cluster adapter: labels of metrics, progress from logs, sentences of probes."""
 
+import ssl
+
 import pytest
 
 from slm_operator.adapters.kube_progress import is_running_step, read_progress
 from slm_operator.adapters.metrics import Metrics, resource_of
+from slm_operator.handlers.watching import Connection
 from slm_operator.ports import ObjectKey
 
 
@@ -54,3 +57,10 @@ def test_objects_are_counted_by_their_last_verdict_until_they_go() -> None:
     assert 'slm_operator_objects{kind="SLMModel",ready="False",reason="Resolving"} 0.0' in shown
     metrics.gone(key)
     assert 'slm_operator_objects{kind="SLMModel",ready="True",reason="Ready"} 0.0' in metrics.render().decode()
+
+
+def test_certificates_are_checked_as_kubernetes_own_clients_check_them() -> None:
+    context = Connection(server="https://10.0.0.1").as_ssl_context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
