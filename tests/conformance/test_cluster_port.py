@@ -186,6 +186,20 @@ async def test_what_somebody_made_by_hand_is_not_taken_over(place: Place) -> Non
         await place.cluster.apply(place.child("b", owner, app="changed"))
 
 
+async def test_a_service_without_a_selector_is_not_taken_over(place: Place) -> None:
+    owner = await place.cluster.apply(place.model("m"))
+    spec = {"ports": [{"name": "https", "port": 443}]}  # Nothing of it conflicts with what we would apply.
+    by_hand = {**place.policy("b", labels={}), "apiVersion": "v1", "kind": "Service", "spec": spec}
+    if place.client is None:
+        await place.cluster.apply(by_hand)
+    else:
+        await place.client.write("POST", f"/api/v1/namespaces/{place.namespace}/services", by_hand)
+    ours = {**place.child("b", owner), "apiVersion": "v1", "kind": "Service"}
+    ours["spec"] = {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 80}]}
+    with pytest.raises(NameTaken, match="exists already and belongs to nobody"):
+        await place.cluster.apply(ours)
+
+
 async def test_create_leaves_what_is_there_as_it_is(place: Place) -> None:
     made = await place.cluster.create(place.policy("a"))
     again = await place.cluster.create(place.policy("a", app="changed"))

@@ -70,7 +70,7 @@ async def test_work_that_hangs_is_told_with_its_object(monkeypatch: pytest.Monke
     task = asyncio.create_task(controller.run())
     assert controller.stuck() == ""
     await asyncio.sleep(0.2)
-    assert controller.stuck().startswith("Work is stuck: SLMModel/n/m has been waiting or worked on for")
+    assert controller.stuck().startswith("Work is stuck: SLMModel/n/m has been worked on for")
     task.cancel()
     await asyncio.wait([task])
 
@@ -141,5 +141,36 @@ async def test_a_model_furnishes_its_namespace_and_a_change_of_the_store_concern
     assert await looked_after(policy) == {store, MODEL, JOB}
     other = ObjectKey("PersistentVolumeClaim", "n", "other")
     assert await looked_after(other) == {other}
+    task.cancel()
+    await asyncio.wait([task])
+
+
+class Settled:
+    """A thousand objects that need nothing: looking at one never waits."""
+
+    looks = 0
+
+    async def reconcile(self, _key: ObjectKey) -> None:
+        self.looks += 1
+
+    def store_key(self, _namespace: str) -> None:
+        return None
+
+
+class Crowd(Cluster):
+    async def changes(self) -> AsyncIterator[ObjectKey]:
+        for number in range(1000):
+            yield ObjectKey("SLMModel", "n", f"m{number}")
+        await asyncio.Event().wait()
+
+
+async def test_a_thousand_objects_that_need_nothing_let_others_have_their_turn() -> None:
+    reconciler = Settled()
+    task = asyncio.create_task(Controller(Crowd(), reconciler).run())  # type: ignore[arg-type]
+    most, before = 0, 0
+    while before < 1000:
+        await asyncio.sleep(0)  # The renewal of a Lease is such a neighbour.
+        most, before = max(most, reconciler.looks - before), reconciler.looks
+    assert most <= controllers.WORKERS
     task.cancel()
     await asyncio.wait([task])

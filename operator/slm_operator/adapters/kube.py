@@ -12,6 +12,10 @@ from slm_operator.core.plan import key_of
 from slm_operator.errors import Conflict, NameTaken, SlmError
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
 
+WITHOUT_CONFLICT = {"Service"}
+"""Kinds whose objects may lack every field that ours have, a selector first of all, such as the Service ``kubernetes``:
+an unforced apply would not conflict with them and so take them over. These are created, which takes over nothing."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +65,10 @@ class KubeCluster:
         """Server-side apply. What is not known as ours is never forced, so that it is not taken over."""
         key = key_of(manifest)
         known = self._cache.get(key)
+        if known is None and key.kind in WITHOUT_CONFLICT:
+            made = await self.create(manifest)
+            _require_same_owner(key, manifest, made)
+            return made
         if known is not None:
             _require_same_owner(key, manifest, known)
         query = {"force": "true"} if known is not None else {}

@@ -30,8 +30,7 @@ REQUEST_SECONDS = 30.0
 CONNECTIONS = 32
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
-NOT_FOUND, CONFLICT, TOO_MANY, SERVER_FAULT = 404, 409, 429, 500
-UNAUTHORIZED, FORBIDDEN, BAD_REQUEST, INVALID = 401, 403, 400, 422
+BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, INVALID = 400, 403, 404, 409, 422
 REFUSALS = {BAD_REQUEST, FORBIDDEN, INVALID}
 """Answers that the same request will get again, until somebody changes the object, the quota or the RBAC."""
 

@@ -60,6 +60,8 @@ class InferenceServiceSpec(Scheduling):
             raise ValueError(RULES[0].message)
         for argument in self.extra_args:
             name = argument.split("=", 1)[0]
+            if name.startswith("--") and "_" in name:
+                raise ValueError(f"spec.extraArgs must not hold {argument}: write {name.replace('_', '-')}")
             if name in FORBIDDEN_ARGS or (name.startswith("-") and name.endswith(PRESET_ENDINGS)):
                 raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
         return self
@@ -138,6 +140,11 @@ RULES = [
     CelRule(
         rule="has(self.modelRef) != has(self.quantJobRef)",
         message="spec must name exactly one of modelRef and quantJobRef",
+    ),
+    CelRule(
+        # llama-server takes _ for - in every name: a second spelling would go round the list below.
+        rule="self.extraArgs.all(a, !a.matches('^--[^=]*_'))",
+        message="spec.extraArgs holds an argument with _ in its name: write - instead",
     ),
     CelRule(
         rule="self.extraArgs.all(a, !(a.split('=')[0] in ["

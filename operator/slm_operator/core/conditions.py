@@ -107,6 +107,14 @@ def read_conditions(status: Manifest) -> list[Condition]:
         return []
 
 
+def describe_state(conditions: Sequence[Condition]) -> str:
+    """What another object may quote: the reason, and where somebody must act the sentence too."""
+    ready, stalled = find_condition(conditions, "Ready"), find_condition(conditions, "Stalled")
+    if ready is None:
+        return "it was not looked at yet"
+    return f"{ready.reason}: {ready.message}" if stalled and stalled.status == "True" else str(ready.reason)
+
+
 def build_events(
     about: ObjectKey, verdict: Verdict, previous: Sequence[Condition], expected: Collection[Reason] = ()
 ) -> tuple[EventRecord, ...]:

@@ -10,7 +10,7 @@ from slm_operator.api.inferenceservice import InferenceService, InferenceService
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conclusion import build_step_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
+from slm_operator.core.conditions import Verdict, build_conditions, build_events, describe_state, dump_status
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
     Engine,
@@ -143,6 +143,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
     address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
     work = _work(snapshot) if served.blob and served == wanted.weights else ""
+    known = wanted.weights.blob  # Else what was made before may be what is asked for again in a moment.
     status = InferenceServiceStatus(
         observed_generation=generation,
         conditions=build_conditions(verdict, service.status.conditions, generation, now),
@@ -156,8 +157,8 @@ def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, 
         replicas=replicas,
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
-        work_digest=work,
-        store_uid=snapshot.store.uid if work and snapshot.store else "",
+        work_digest=work if known else service.status.work_digest,
+        store_uid=(snapshot.store.uid if work and snapshot.store else "") if known else service.status.store_uid,
     )
     return dump_status(status)
 
@@ -170,7 +171,7 @@ def _planned(wanted: _Wanted, kind: str) -> Manifest | None:
 def _find_weights(snapshot: ServiceSnapshot, sequence: Sequence, wanted: _Wanted) -> None:
     spec = snapshot.service.spec
     if spec.model_ref is not None:
-        missing = check_model(spec.model_ref.name, snapshot.model)
+        missing = check_model(spec.model_ref.name, snapshot.model, snapshot.placement)
         if missing is not None or snapshot.model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
         model, status = snapshot.model.status, snapshot.service.status
@@ -213,10 +214,8 @@ def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
         detail = found.message if found is not None else (ready.message if not name else "it was not made")
         message = f"QuantJob {wanted.name} offers no variant {name or 'at all'}: {detail}"
         raise Blocked(Verdict("stalled", Reason.VARIANT_NOT_AVAILABLE, message))
-    detail = f"{ready.reason}: {ready.message}" if ready else "it was not looked at yet"
-    raise Blocked(
-        Verdict("progressing", Reason.QUANT_JOB_NOT_READY, f"QuantJob {wanted.name} has not finished: {detail}")
-    )
+    message = f"QuantJob {wanted.name} has not finished: {describe_state(job.status.conditions)}"
+    raise Blocked(Verdict("progressing", Reason.QUANT_JOB_NOT_READY, message))
 
 
 def _is_ours(snapshot: ServiceSnapshot, child: Manifest | None) -> bool:

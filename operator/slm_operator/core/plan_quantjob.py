@@ -10,7 +10,14 @@ from slm_contract.results import ArtifactResult, BenchmarkResult, EvaluateResult
 from slm_operator.api.quantjob import DEFAULT_VARIANTS, QuantJob, QuantJobStatus, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conclusion import build_work_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events, concluded_at, dump_status
+from slm_operator.core.conditions import (
+    Verdict,
+    build_conditions,
+    build_events,
+    concluded_at,
+    describe_state,
+    dump_status,
+)
 from slm_operator.core.gate import judge_variant, select_variant
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import ObjectKey, Plan
@@ -58,15 +65,20 @@ class _Progress:
     """By type, with the baseline under its label."""
 
 
-def check_model(name: str, model: SLMModel | None) -> Verdict | None:
-    """Why a referenced model cannot be used yet, or None."""
+def check_model(name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
+    """Why a referenced model cannot be used yet, or None.
+
+    An edit that asks for no other weights takes nothing away, although nobody has looked at it yet. Of a model that is
+    being worked on only the reason is told: its message changes with every percent, and this one would follow.
+    """
     if model is None:
         message = f"SLMModel {name} does not exist in this namespace; apply it and this object goes on by itself."
         return Verdict("progressing", Reason.MODEL_NOT_FOUND, message)
     ready = next((item for item in model.status.conditions if item.type == "Ready"), None)
-    current = model.status.observed_generation == model.metadata.generation
+    same = model.status.work_digest == build_work_digest(model, placement)
+    current = same or model.status.observed_generation == model.metadata.generation
     if ready is None or ready.status != "True" or not current:
-        detail = f"{ready.reason}: {ready.message}" if ready else "it was not looked at yet"
+        detail = describe_state(model.status.conditions) if current else "its spec has just changed"
         return Verdict("progressing", Reason.MODEL_NOT_READY, f"SLMModel {name} is not Ready: {detail}")
     return None
 
@@ -85,7 +97,7 @@ def plan_quantjob(snapshot: QuantSnapshot, now: datetime) -> Plan:
         backoff_limit=spec.backoff_limit,
         suspended=spec.suspend,
     )
-    missing = check_model(spec.model_ref.name, snapshot.model)
+    missing = check_model(spec.model_ref.name, snapshot.model, snapshot.placement)
     if is_done(job.status, _work(snapshot, missing), snapshot.store):
         # Also while the model is away: what was made of it is still there, and still referred to.
         if missing is None:

@@ -28,12 +28,12 @@ def plan_store(snapshot: StoreSnapshot, pods: ClusterPods) -> Plan:
     A claim that is there is taken as it is, whoever made it. The policies belong to the claim and go with it.
     """
     claim = snapshot.store.claim
-    if snapshot.endpoints is None or (claim and claim["metadata"].get("deletionTimestamp")):
-        return Plan()
     if claim is None:
-        return Plan(create=(build_claim(snapshot.namespace, pods),))
+        return Plan() if snapshot.endpoints is None else Plan(create=(build_claim(snapshot.namespace, pods),))
+    if claim["metadata"].get("deletionTimestamp"):
+        return Plan()
     placement = snapshot.placement
-    endpoints = {placement.hub_endpoint, *snapshot.endpoints} - {""}
+    endpoints = {placement.hub_endpoint, *(snapshot.endpoints or ())} - {""}
     wanted = build_policies(ClaimOwner.of(claim), endpoints, placement.allow_private_hosts)
     found = {policy["metadata"]["name"]: policy for policy in snapshot.store.policies}
     return Plan(apply=tuple(policy for policy in wanted if not _is_foreign(policy, found)))

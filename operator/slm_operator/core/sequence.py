@@ -189,4 +189,6 @@ def _stalled_before(owner: AnyResource) -> Verdict | None:
     stalled = find_condition(conditions, "Stalled")
     if stalled is None or stalled.status != "True" or owner.status.observed_generation != owner.metadata.generation:
         return None
-    return Verdict("stalled", next(each for each in Reason if each == stalled.reason), stalled.message)
+    # A reason that only a newer version knows is looked into anew.
+    reason = next((each for each in Reason if each == stalled.reason), None)
+    return Verdict("stalled", reason, stalled.message) if reason else None

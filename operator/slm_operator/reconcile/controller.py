@@ -15,7 +15,7 @@ from slm_operator.reconcile.reconciler import Reconciler
 WORKERS = 8
 """Objects reconciled at the same time: planners are quick, waiting for the API server is not."""
 STUCK_SECONDS = 180.0
-"""Work that is older than this hangs: one look makes a handful of requests, each of which ends within 30 s."""
+"""A look that takes longer than this hangs: it makes a handful of requests, each of which ends within 30 s."""
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,14 @@ class Controller:
                 group.create_task(self._work())
             async for key in self._cluster.changes():
                 await self._notice(key)
+                await asyncio.sleep(0)
 
     def stuck(self) -> str:
-        """What has been waiting or worked on for too long, in a sentence; empty when work flows."""
-        oldest = self._queue.oldest()
-        if oldest is None or oldest[1] < STUCK_SECONDS:
+        """What has been worked on for too long, in a sentence; empty when work flows, however slowly."""
+        longest = self._queue.longest()
+        if longest is None or longest[1] < STUCK_SECONDS:
             return ""
-        return f"Work is stuck: {oldest[0]} has been waiting or worked on for {oldest[1]:.0f} s."
+        return f"Work is stuck: {longest[0]} has been worked on for {longest[1]:.0f} s."
 
     async def _work(self) -> None:
         while True:
@@ -62,6 +63,9 @@ class Controller:
                 if delay is not None:
                     self._queue.add_after(key, delay)
             self._observer.looked(key, time.monotonic() - began, result)
+            # An object that needs no write never waits for anything: without this, a thousand of them would hold up
+            # the renewal of the Lease.
+            await asyncio.sleep(0)
 
     def _put_back(self, key: ObjectKey, error: Exception) -> None:
         if not isinstance(error, SlmError):

@@ -18,9 +18,9 @@ class KeyedQueue:
 
     def __init__(self) -> None:
         self._ready: deque[ObjectKey] = deque()
-        self._waiting: dict[ObjectKey, float] = {}
+        self._waiting: set[ObjectKey] = set()
         self._working: dict[ObjectKey, float] = {}
-        # Both with the time since when, for whoever asks whether work is stuck.
+        # With the time since when, for whoever asks whether work is stuck.
         self._again: set[ObjectKey] = set()
         self._failures: dict[ObjectKey, int] = {}
         self._timers: dict[ObjectKey, asyncio.TimerHandle] = {}
@@ -31,7 +31,7 @@ class KeyedQueue:
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
-            self._waiting[key] = asyncio.get_running_loop().time()
+            self._waiting.add(key)
             self._ready.append(key)
             self._wake.set()
 
@@ -56,7 +56,7 @@ class KeyedQueue:
             self._wake.clear()
             await self._wake.wait()
         key = self._ready.popleft()
-        del self._waiting[key]
+        self._waiting.discard(key)
         self._working[key] = asyncio.get_running_loop().time()
         return key
 
@@ -80,9 +80,12 @@ class KeyedQueue:
             self._again.discard(key)
             self.add(key)
 
-    def oldest(self) -> tuple[ObjectKey, float] | None:
-        """The key that has been waiting or worked on longest, and for how many seconds."""
-        since = min((*self._waiting.items(), *self._working.items()), key=lambda item: item[1], default=None)
+    def longest(self) -> tuple[ObjectKey, float] | None:
+        """The key that has been worked on longest, and for how many seconds.
+
+        Keys that wait say nothing: many that are slow make the last one wait, and a new start would put it last again.
+        """
+        since = min(self._working.items(), key=lambda item: item[1], default=None)
         return None if since is None else (since[0], asyncio.get_running_loop().time() - since[1])
 
     def __len__(self) -> int:

@@ -56,6 +56,10 @@ class Reconciler:
             return None
         try:
             return await self._execute(key, await self._plan(resource), manifest)
+        except InvalidManifest as error:
+            message = f"An object that this one refers to cannot be used: {error}"
+            await self._refuse(key, manifest, Verdict("progressing", error.reason, message))
+            return None
         except NameTaken as error:
             await self._refuse(key, manifest, Verdict("stalled", Reason.NAME_CONFLICT, str(error)))
             raise
@@ -89,6 +93,9 @@ class Reconciler:
         except NamespaceEnding:
             # The claim goes too, and with it every byte.
             return await self._execute(key, Plan(hold=False), manifest)
+        except (Refused, NameTaken) as error:
+            await self._refuse(key, manifest, Verdict("progressing", Reason.DELETING, f"Deleted; {error}"))
+            raise
 
     async def _plan(self, resource: AnyResource) -> Plan:
         now = self._clock.now()

@@ -53,6 +53,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("InferenceService", {**REF, "replicas": 0}),
     ("InferenceService", {**REF, "contextSize": 1048576, "parallel": 256, "port": 65535}),
     ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
+    ("InferenceService", {**REF, "extraArgs": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]}),
 ]
 
 REFUSED: list[tuple[str, Spec, str]] = [
@@ -152,6 +153,14 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("InferenceService", {"model_ref": {"name": "m"}}, "spec.model_ref is no known field: did you mean modelRef?"),
     ("InferenceService", {**REF, "extraArgs": ["--gpt-oss-20b-default"]}, "must not hold --gpt-oss-20b-default"),
     ("InferenceService", {**REF, "extraArgs": ["--path=/etc"]}, "spec.extraArgs must not hold --path=/etc"),
+    # llama-server reads _ as -.
+    (
+        "InferenceService",
+        {**REF, "extraArgs": ["--media_path", "/"]},
+        "spec.extraArgs must not hold --media_path: write",
+    ),
+    ("InferenceService", {**REF, "extraArgs": ["--mcp_servers_json={}"]}, "must not hold --mcp_servers_json={}: write"),
+    ("InferenceService", {**REF, "extraArgs": ["--x_default"]}, "spec.extraArgs must not hold --x_default: write"),
     (
         "InferenceService",
         {**REF, "extraArgs": ["a" * 4097]},
@@ -262,6 +271,24 @@ def test_every_argument_of_ours_is_refused_alone_and_with_a_value(argument: str)
     for form in (argument, f"{argument}=x"):
         with pytest.raises(InvalidManifest, match="the operator sets it, or it is unsafe"):
             parse_resource(manifest("InferenceService", {**REF, "extraArgs": [form]}))
+
+
+def test_a_status_of_a_newer_version_is_read_without_what_is_new() -> None:
+    condition = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "NewReason",
+        "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": 1,
+        "newField": 1,
+    }
+    status = {"observedGeneration": 1, "newField": {"a": 1}, "conditions": [condition]}
+    job = parse_resource({**manifest("QuantJob", JOB), "status": status})
+    assert job.status.observed_generation == 1
+    assert job.status.conditions[0].reason == "NewReason"
+    with pytest.raises(InvalidManifest, match=r"spec\.newField is no known field"):
+        parse_resource({**manifest("QuantJob", {**JOB, "newField": 1}), "status": status})
 
 
 @pytest.mark.parametrize("kind", INFOS)

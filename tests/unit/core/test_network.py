@@ -37,6 +37,11 @@ def test_only_public_addresses_on_the_ports_of_the_hubs_are_reached() -> None:
     assert "169.254.0.0/16" in rule["to"][0]["ipBlock"]["except"]
 
 
+def test_a_port_that_is_none_keeps_no_policy_from_being_written() -> None:
+    (rule,) = egress(["https://h:99999", "https://other:8443"], [])
+    assert ports(rule) == [443, 8443]
+
+
 def test_an_allowed_private_address_is_one_address_and_its_port() -> None:
     _, rule = egress([], ["10.1.2.3:8443"])
     assert (cidrs(rule), ports(rule)) == (["10.1.2.3/32"], [8443])

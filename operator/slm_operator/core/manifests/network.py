@@ -16,8 +16,9 @@ OFFLINE, SOURCE, ENGINES = "slm-steps-offline", "slm-steps-source", "slm-engines
 POLICY_NAMES = (OFFLINE, SOURCE, ENGINES)
 
 ENGINE_PORT = 8080
-HTTPS_PORT, HTTP_PORT, DNS_PORT = 443, 80, 53
-DNS_NAMESPACE = "kube-system"
+HTTPS_PORT, HTTP_PORT, MAX_PORT = 443, 80, 65535
+DNS_PORTS = (53, 5353)
+"""Of name servers in pods or on nodes, wherever a cluster has them; the second is OpenShift's."""
 PRIVATE = {
     "0.0.0.0/0": (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
@@ -61,8 +62,7 @@ def _policy(owner: Owner, name: str, network: Network, types: list[str], rules: 
 
 
 def _dns() -> Manifest:
-    namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": DNS_NAMESPACE}}}
-    return {"to": [namespace], "ports": [{"protocol": "UDP", "port": DNS_PORT}, _tcp(DNS_PORT)]}
+    return {"ports": [{"protocol": protocol, "port": port} for port in DNS_PORTS for protocol in ("UDP", "TCP")]}
 
 
 def _public(ports: list[int]) -> Manifest:
@@ -93,6 +93,8 @@ def _blocks(host: str) -> list[str]:
 def _port_of(endpoint: str) -> int:
     scheme, _, rest = endpoint.partition("://")
     _, port = _split(rest.partition("/")[0].rpartition("@")[2])
+    if port > MAX_PORT:
+        return HTTPS_PORT  # The step refuses it by name; here it would keep all policies from being written.
     return port or (HTTP_PORT if scheme == "http" else HTTPS_PORT)
 
 
