@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 from slm_operator.core.placement import ClusterPods, Placement
-from slm_operator.ports import Cluster, Observer
+from slm_operator.ports import Clock, Cluster, Observer
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
 from slm_operator.settings import OperatorSettings, Settings
@@ -64,6 +64,8 @@ def build_cluster_placement(settings: OperatorSettings) -> Placement:
     )
 
 
-def build_controller(cluster: Cluster, placement: Placement, observer: Observer | None = None) -> Controller:
-    """The controller of all three kinds over a backend."""
-    return Controller(cluster, Reconciler(cluster, SystemClock(), placement, observer), observer)
+def build_controller(
+    cluster: Cluster, placement: Placement, observer: Observer | None = None, clock: Clock | None = None
+) -> Controller:
+    """The controller of all three kinds over a backend; without a ``clock`` the machine's counts."""
+    return Controller(cluster, Reconciler(cluster, clock or SystemClock(), placement, observer), observer)

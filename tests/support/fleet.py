@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.kube_kinds import KINDS, OURS
+from slm_operator.errors import ClusterUnavailable
 from slm_operator.ports import Manifest
 
 MODELS = 2
 TYPES = ("Q8_0", "Q4_0")
 CHILDREN = ("Job", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
+REPORT_NAME = re.compile(r"(-report)-[0-9a-f]{8}\b")
 FLEETING = {"conditions", "progress", "observedGeneration", "stepSeconds", "replicas", "readyReplicas", "storeUid"}
 """Parts of a status that tell how it went, and not what came out."""
 
@@ -64,10 +67,17 @@ class Fleet:
         waiting: list[str] = []
         try:
             async with asyncio.timeout(seconds):
-                while waiting := await self.not_ready(client):
+                while waiting := await self._waiting(client):
                     await asyncio.sleep(0.3)
         except TimeoutError:
             raise AssertionError(f"not Ready after {seconds} s: {waiting[:10]}") from None
+
+    async def _waiting(self, client: KubeClient) -> list[str]:
+        """What is waited for, be it the API server itself."""
+        try:
+            return await self.not_ready(client)
+        except ClusterUnavailable as error:
+            return [str(error)]
 
     async def not_ready(self, client: KubeClient) -> list[str]:
         """What is not Ready yet, with its reason and message."""
@@ -83,20 +93,26 @@ class Fleet:
         return found
 
     async def outcome(self, client: KubeClient) -> dict[str, Any]:
-        """What came out: statuses, children and their specs, without times and names of Pods."""
+        """What came out, without times and names of Pods: statuses and children, comparable between namespaces."""
         result: dict[str, Any] = {}
         for kind in ("SLMModel", "QuantJob", "InferenceService"):
             for each in await self.objects(client, kind):
                 status = {name: value for name, value in each["status"].items() if name not in FLEETING}
                 reasons = {item["type"]: (item["status"], item["reason"]) for item in each["status"]["conditions"]}
-                result[f"{kind}/{each['metadata']['name']}"] = {"status": _plain(status), "conditions": reasons}
+                told = {"status": status, "conditions": reasons}
+                result[f"{kind}/{each['metadata']['name']}"] = self._anywhere(told)
         for kind in CHILDREN:
             names = sorted(each["metadata"]["name"] for each in await self.objects(client, kind))
-            result[kind] = names
+            result[kind] = self._anywhere(names)
         return result
 
+    def _anywhere(self, value: Any) -> Any:
+        """The same value whatever the namespace is called: a report's title has it, and so its Job's name a digest."""
+        text = json.dumps(value, sort_keys=True).replace(self.namespace, "NAMESPACE")
+        return json.loads(REPORT_NAME.sub(r"\1-DIGEST", text))
 
-def _plain(value: Any) -> Any:
-    """The same value without this namespace's own times and speeds."""
-    text = json.dumps(value, sort_keys=True)
-    return json.loads(text)
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where two outcomes differ: found and wanted."""
+    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    return {key: (found.get(key), wanted.get(key)) for key in keys}

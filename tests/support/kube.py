@@ -24,7 +24,7 @@ async def watched_cluster(namespace: str) -> AsyncIterator[tuple[KubeCluster, Ku
     async with open_api() as api:
         client = KubeClient(api, Always(), count_nothing)
         audit = Audit(client, cache, [namespace], CLAIMS)
-        informer = watch(cache, [namespace], CLAIMS, audit.soon, asyncio.Event())
+        informer = watch(cache, [namespace], CLAIMS, audit.soon, lambda: None)
         tasks = [asyncio.create_task(informer), asyncio.create_task(audit.run())]
         try:
             async with asyncio.timeout(30):

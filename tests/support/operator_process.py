@@ -24,9 +24,10 @@ def free_port() -> int:
 class OperatorProcess:
     """One replica; started, asked, and ended as a test likes."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, port: int, **settings: str) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path, port: int, module: str = "", **settings: str) -> None:
         self.log = folder / f"operator-{port}.log"
         self.port = port
+        self._module = module or "slm_operator.handlers.main"
         own = {name: value for name, value in os.environ.items() if not name.startswith("SLM_")}
         chosen = {"SLM_LISTEN_PORT": str(port), "SLM_LOG_FORMAT": "json", "SLM_POD_NAME": f"replica-{port}"}
         self._environment = {**own, "KUBECONFIG": str(kubeconfig), **chosen, **settings}
@@ -36,7 +37,7 @@ class OperatorProcess:
         """Start it; its log is appended to."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "slm_operator.handlers.main"], env=self._environment, stderr=log, stdout=log
+                [sys.executable, "-m", self._module], env=self._environment, stderr=log, stdout=log
             )
 
     def kill(self) -> None:
@@ -83,6 +84,11 @@ class OperatorProcess:
     def lines(self) -> list[dict[str, object]]:
         """Its log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def bugs(self) -> list[str]:
+        """Lines of its log that carry a traceback, or are none of its own: what it did not foresee."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if line and (not line.startswith("{") or '"exc_info"' in line)]
 
     def usage(self) -> tuple[float, float]:
         """CPU seconds used so far, and resident memory in MiB."""

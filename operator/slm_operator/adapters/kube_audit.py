@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.kube_kinds import KINDS, Kind
 from slm_operator.adapters.object_cache import ObjectCache
-from slm_operator.errors import SlmError
+from slm_operator.errors import ClusterUnavailable, SlmError
 from slm_operator.ports import ObjectKey
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -22,8 +22,12 @@ PAGE = "500"
 """Objects in one answer: bounds what one listing holds in memory."""
 AUDIT_SECONDS = 300.0
 """Between audits: a missed deletion is noticed this late at worst, and a thousand objects cost 20 ms each time."""
+STARTING_SECONDS = 0.2
+"""Between looks until the cache is full for the first time, before which nobody acts."""
 BEHIND_SECONDS = 5.0
 """Between looks while something is missing or a watch has just started anew."""
+LONGEST_RETRY_SECONDS = 30.0
+"""Between looks while listing fails: the pause doubles up to this."""
 STUCK_SECONDS = 120.0
 """A watch that is behind for this long is stuck: it reconnects by itself within 70 s."""
 
@@ -65,16 +69,14 @@ class Audit:
 
     async def run(self) -> None:
         """Audit for ever."""
+        failures = 0
         while True:
             try:
-                behind = await self.compare()
+                pause, failures = self._pause(behind=await self.compare()), 0
             except SlmError as error:
-                log.warning("audit failed", extra={"error": str(error)})
-                behind = True
-            if not behind:
-                self.synced.set()
-            starting = not self.synced.is_set()
-            pause = 0.2 if starting else BEHIND_SECONDS if behind else AUDIT_SECONDS
+                failures += 1
+                pause = retry_seconds(error, failures)
+                log.warning("audit failed", extra={"error": str(error), "again_in_seconds": pause})
             self._look.clear()
             try:
                 async with asyncio.timeout(pause):
@@ -82,6 +84,13 @@ class Audit:
                 await asyncio.sleep(BEHIND_SECONDS)  # A new watch tells one object after the other: one look for all.
             except TimeoutError:
                 pass
+
+    def _pause(self, *, behind: bool) -> float:
+        """Seconds until the next look."""
+        if not behind:
+            self.synced.set()
+            return AUDIT_SECONDS
+        return BEHIND_SECONDS if self.synced.is_set() else STARTING_SECONDS
 
     async def compare(self) -> bool:
         """Remove what is gone; True when a watch has something left to tell."""
@@ -118,3 +127,9 @@ class Audit:
             if not page["metadata"].get("continue"):
                 return there, int(page["metadata"]["resourceVersion"])
             query["continue"] = page["metadata"]["continue"]
+
+
+def retry_seconds(error: SlmError, failures: int) -> float:
+    """How long to wait after so many failures in a row, 1 or more; no less than the API server asked for."""
+    asked = error.retry_after_seconds if isinstance(error, ClusterUnavailable) else None
+    return max(asked or 0.0, min(STARTING_SECONDS * 2.0 ** min(failures, 16), LONGEST_RETRY_SECONDS))

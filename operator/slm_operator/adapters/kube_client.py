@@ -12,6 +12,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
+from slm_operator.adapters.server_clock import ServerClock
 from slm_operator.errors import (
     ClusterUnavailable,
     Conflict,
@@ -54,10 +55,13 @@ class Always:
 class KubeClient:
     """JSON requests, each counted by verb and resource; writes only while the fence lets them through."""
 
-    def __init__(self, api: ApiClient, fence: Fence, count: Callable[[str, str, int], None]) -> None:
+    def __init__(
+        self, api: ApiClient, fence: Fence, count: Callable[[str, str, int], None], clock: ServerClock | None = None
+    ) -> None:
         self._api = api
         self._fence = fence
         self._count = count
+        self._clock = clock or ServerClock()
 
     async def read(self, path: str, query: Mapping[str, str] | None = None, *, accept: str = "application/json") -> Any:
         """GET: a JSON answer, or text where it is none; None when there is no such object."""
@@ -92,6 +96,7 @@ class KubeClient:
         seconds: float,
     ) -> Any:
         headers = {"Accept": accept or "application/json", **({"Content-Type": content} if content else {})}
+        asked = self._clock.own()
         try:
             async with asyncio.timeout(seconds):
                 request = await self._api.param_serialize(
@@ -105,6 +110,7 @@ class KubeClient:
             detail = str(error) or type(error).__name__
             raise ClusterUnavailable(f"The API server did not answer {method} {path}: {detail}.") from error
         self._count(method, path, answer.status)
+        self._clock.hear(answer.headers.get("Date", ""), asked)
         if answer.status == NOT_FOUND:
             return None
         if answer.status >= BAD_REQUEST:

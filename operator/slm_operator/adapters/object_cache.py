@@ -14,6 +14,8 @@ from slm_operator.ports import Manifest, ObjectKey
 
 DROPPED_METADATA = ("managedFields", "selfLink")
 """Bookkeeping of the API server, often the larger half of an object, which nobody here reads."""
+REMEMBERED_REMOVALS = 1024
+"""Objects whose end is remembered: for as long as an answer to a write of ours may be on its way."""
 DROPPED_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration",)
 
 
@@ -36,13 +38,18 @@ class ObjectCache:
         self._kinds: dict[str, dict[ObjectKey, Entry]] = {}
         self._owned: dict[tuple[str, str, str, str], set[ObjectKey]] = {}
         # Children by their own kind, namespace and owner: a namespace may hold a thousand services.
+        self._removals: dict[str, int] = {}
+        # By uid, the version at which an object went, oldest first.
         self._watchers: set[_Changes] = set()
 
     def put(self, manifest: Manifest) -> bool:
-        """Remember an object; False when it is no news: older than, or the same as, what is known of that uid."""
+        """Remember an object; False when it is no news: older than, or the same as, what is known of that name.
+
+        An answer to a write may come after the watch told that the object went, and must not bring it back.
+        """
         key, meta = key_of(manifest), manifest["metadata"]
         version, known = int(meta["resourceVersion"]), self.entry(key)
-        if known is not None and known.version >= version:
+        if (known is not None and known.version >= version) or self._removals.get(meta["uid"], 0) >= version:
             return False
         self._forget(key)
         labels = meta.get("labels") or {}
@@ -59,6 +66,9 @@ class ObjectCache:
         if known is None or known.version > version:
             return False
         self._forget(key)
+        self._removals[known.uid] = version
+        if len(self._removals) > REMEMBERED_REMOVALS:
+            del self._removals[next(iter(self._removals))]
         self._announce(key)
         return True
 

@@ -17,6 +17,7 @@ from slm_operator.adapters.kube_progress import ProgressReader
 from slm_operator.adapters.lease import Leadership, LeaseSettings
 from slm_operator.adapters.metrics import Metrics
 from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.adapters.server_clock import ServerClock
 from slm_operator.api.meta import API_VERSION
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import build_cluster_placement, build_controller
@@ -35,6 +36,7 @@ class Replica:
         self._settings = settings
         self._metrics = Metrics()
         self._cache = ObjectCache()
+        self._clock = ServerClock()
         # A name of its own for each process: one that was killed cannot be mistaken for the one that follows it.
         identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
         lease = LeaseSettings(settings.operator_namespace, settings.lease_name, identity, settings.lease_seconds)
@@ -44,7 +46,7 @@ class Replica:
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT; raises ClusterUnavailable without an API server that serves our kinds."""
         async with open_api() as api:
-            free = KubeClient(api, Always(), self._metrics.count_request)
+            free = KubeClient(api, Always(), self._metrics.count_request, self._clock)
             if await free.read(f"/apis/{API_VERSION}") is None:
                 message = f"The API server does not serve {API_VERSION}: install the CRDs (kubectl apply -f crds/)."
                 raise ClusterUnavailable(message)
@@ -58,16 +60,19 @@ class Replica:
 
     async def _work(self, api: ApiClient, free: KubeClient, audit: Audit) -> None:
         """Watch and lead until told to stop: first the acting ends and the Lease goes back, then the watching."""
-        stop, watching = asyncio.Event(), asyncio.Event()
+        stop = asyncio.Event()
+
+        def take_signals() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+        take_signals()
         leading = asyncio.create_task(self._lead(api, free, audit), name="lead")
         auditing = asyncio.create_task(audit.run(), name="audit")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         informer = asyncio.create_task(
-            watch(self._cache, self._settings.watch_namespaces, self._field_selectors(), audit.soon, watching)
+            watch(self._cache, self._settings.watch_namespaces, self._field_selectors(), audit.soon, take_signals)
         )
-        await asyncio.wait([asyncio.create_task(watching.wait()), informer], return_when=asyncio.FIRST_COMPLETED)
-        for number in (signal.SIGTERM, signal.SIGINT):  # kopf has set its own by now.
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         tasks = (leading, auditing, informer)
         await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task.done()]
@@ -82,12 +87,13 @@ class Replica:
         """Act on full caches only, and only while the Lease is held."""
         await audit.synced.wait()
         log.info("caches are filled", extra={"identity": self._leadership.identity})
-        fenced = KubeClient(api, self._leadership, self._metrics.count_request)
+        fenced = KubeClient(api, self._leadership, self._metrics.count_request, self._clock)
         cluster = KubeCluster(fenced, self._cache)
         progress = ProgressReader(free, cluster, self._cache)
 
         async def act() -> None:
-            self._controller = build_controller(cluster, build_cluster_placement(self._settings), self._metrics)
+            placement = build_cluster_placement(self._settings)
+            self._controller = build_controller(cluster, placement, self._metrics, self._clock)
             self._metrics.led(leads=True)
             try:
                 async with asyncio.TaskGroup() as group:

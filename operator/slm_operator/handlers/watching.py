@@ -18,6 +18,8 @@ LIST_PAGE = 500
 """Objects in one answer of a listing: bounds memory when thousands exist."""
 IDLE_SECONDS = 0.1
 """kopf keeps a task per object for this long after its last event; ours ends each at once."""
+RESTART_SECONDS = 2.0
+"""Between the end of all watches and the next beginning: what ended them may last."""
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +36,39 @@ class Patient:
 
 async def watch(
     cache: ObjectCache, namespaces: Iterable[str], field_selectors: dict[str, str], listed_again: Callable[[], None],
-    started: asyncio.Event,
+    started: Callable[[], None],
 ) -> None:  # fmt: skip
     """List and watch all kinds into the cache until cancelled, in all namespaces if none is named.
+
+    kopf gives up at answers that it does not know: 404, 409 or 410 to a request, an error of another code than 410
+    inside a watch. Neither is a reason to end a process that leads, so all watches begin anew. ``started`` is called
+    each time kopf has taken SIGTERM and SIGINT for itself.
+    """
+    while True:
+        try:
+            await _watch_once(build_registry(cache, listed_again), namespaces, field_selectors, started)
+        except Exception as error:  # noqa: BLE001 - whatever ended them, the audit says whether they keep up
+            log.warning("the watches ended, and begin anew", extra={"error": str(error) or type(error).__name__})
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _watch_once(
+    registry: kopf.OperatorRegistry, namespaces: Iterable[str], field_selectors: dict[str, str],
+    started: Callable[[], None],
+) -> None:  # fmt: skip
+    """Watch until kopf ends; raises what ended it.
 
     ``kopf.operator()`` in two halves: at its end it would cancel every task that began after it, whoever made it.
     """
     chosen = tuple(namespaces)
     tasks = await kopf.spawn_tasks(
-        registry=build_registry(cache, listed_again),
+        registry=registry,
         settings=build_settings(field_selectors),
         clusterwide=not chosen,
         namespaces=chosen,
-        ready_flag=started,
         identity=cast("Any", "slm-operator"),  # Nobody asks for it, but kopf would look for a user's name.
     )
+    started()
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -65,6 +85,7 @@ def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.posting.enabled = False
+    settings.process.ultimate_exiting_timeout = None  # Else kopf's end is, ten minutes later, a SIGKILL to us all.
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = cast("Iterable[float]", Patient())
@@ -86,7 +107,8 @@ def build_registry(cache: ObjectCache, listed_again: Callable[[], None]) -> kopf
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
 
-    def remember(event: Any, **_: Any) -> None:
+    # A coroutine, though it waits for nothing: kopf runs plain functions in threads, and the cache is the loop's alone.
+    async def remember(event: Any, **_: Any) -> None:
         store(cache, event, listed_again)
 
     for kind in KINDS.values():

@@ -1,9 +1,13 @@
 """The audit finds what watches do not tell: deletions in a gap, and a watch that hangs."""
 
+import asyncio
 from typing import Any
 
-from slm_operator.adapters.kube_audit import STUCK_SECONDS, Audit
+import pytest
+
+from slm_operator.adapters.kube_audit import STUCK_SECONDS, Audit, retry_seconds
 from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.errors import ClusterUnavailable, Refused
 from slm_operator.ports import Manifest, ObjectKey
 
 KEY = ObjectKey("SLMModel", "n", "a")
@@ -21,9 +25,12 @@ class Server:
         self.models: list[Manifest] = []
         self.version = 100
         self.paths: list[str] = []
+        self.broken: Exception | None = None
 
     async def read(self, path: str, query: dict[str, str], *, accept: str) -> Any:
         assert "PartialObjectMetadata" in accept, "contents are not listed"
+        if self.broken is not None:
+            raise self.broken
         self.paths.append(path)
         meta = {"resourceVersion": str(self.version)}
         if not path.endswith("slmmodels"):
@@ -84,3 +91,23 @@ async def test_a_watch_that_is_behind_for_long_is_stuck_until_it_catches_up() ->
     cache.put(server.models[0])
     assert not await audit.compare()
     assert audit.stuck() == ""
+
+
+def test_failed_audits_wait_twice_as_long_each_time_and_as_long_as_they_are_asked_to() -> None:
+    refused = Refused("pods is forbidden")
+    assert [retry_seconds(refused, failures) for failures in (1, 2, 3, 7, 8, 9999)] == [0.4, 0.8, 1.6, 25.6, 30.0, 30.0]
+    busy = ClusterUnavailable("429", retry_after_seconds=45)
+    assert retry_seconds(busy, 1) == 45.0
+
+
+async def test_a_server_that_is_away_is_not_asked_five_times_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    server, _, _, audit = audited("a")
+    server.broken = Refused("pods is forbidden")
+    running = asyncio.create_task(audit.run())
+    await asyncio.sleep(1.6)  # At 0, 0.4 and 1.2 seconds.
+    running.cancel()
+    await asyncio.wait([running])
+    told = [record.__dict__ for record in caplog.records]
+    assert [(line["message"], line["error"]) for line in told] == [("audit failed", "pods is forbidden")] * len(told)
+    assert 1 <= len(told) <= 3
+    assert not audit.synced.is_set()

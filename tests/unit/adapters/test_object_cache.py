@@ -37,6 +37,18 @@ def test_a_late_deletion_does_not_remove_what_was_made_again() -> None:
     assert cache.get(KEY) is None
 
 
+def test_an_answer_that_comes_after_the_deletion_was_told_brings_nothing_back() -> None:
+    cache = ObjectCache()
+    cache.put(pod(20, uid="first"))
+    assert cache.remove(KEY, 22)
+    assert not cache.put(pod(21, uid="first"))
+    assert cache.get(KEY) is None
+    # What only left the selection, or was made anew, comes again.
+    assert cache.put(pod(23, uid="first"))
+    assert cache.remove(KEY, 24)
+    assert cache.put(pod(25, uid="second"))
+
+
 def test_what_is_handed_out_is_a_copy() -> None:
     cache = ObjectCache()
     cache.put(pod(1))
