@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 
 import psutil
 
@@ -61,8 +62,10 @@ class OperatorProcess:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
-        except URLError as error:
-            return (error.code, error.read().decode()) if hasattr(error, "read") else (0, str(error))  # type: ignore[attr-defined]
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except (OSError, HTTPException) as error:  # Not there, or gone in the middle.
+            return 0, str(error)
 
     def wait_ready(self, seconds: float = 30) -> None:
         """Until its caches are filled."""

@@ -51,6 +51,15 @@ class Scene:
         """Until its caches are filled; meanwhile the node goes on playing."""
         await asyncio.to_thread(operator.wait_ready, 120)
 
+    async def leader(self) -> OperatorProcess:
+        """The operator that acts."""
+        async with asyncio.timeout(120):
+            while True:
+                for each in self.operators:
+                    if await asyncio.to_thread(each.leads):
+                        return each
+                await asyncio.sleep(0.1)
+
     async def settle(self) -> dict[str, Any]:
         """Wait until all of the fleet is Ready; answers what came out."""
         await self.fleet.wait(self.client, SETTLE_SECONDS)
