@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import kopf
@@ -22,6 +22,42 @@ RESTART_SECONDS = 2.0
 """Between the end of all watches and the next beginning: what ended them may last."""
 
 log = logging.getLogger(__name__)
+
+
+class NothingToCompare(kopf.DiffBaseStorage):
+    """What an object was when kopf last handled it: of no use here, and kopf copies every object for it otherwise."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing of an object is compared."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was kept."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """How far kopf's handlers of an object are: ours run to their end at once."""
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing is under way."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing was kept."""
+
+    def touch(self, **_: Any) -> None:
+        """Write nothing."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """Nothing was kept in it."""
+        return essence
 
 
 class Patient:
@@ -86,6 +122,8 @@ def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.process.ultimate_exiting_timeout = None  # Else kopf's end is, ten minutes later, a SIGKILL to us all.
+    settings.persistence.diffbase_storage = NothingToCompare()
+    settings.persistence.progress_storage = NoProgress()
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = cast("Iterable[float]", Patient())
@@ -107,13 +145,22 @@ def build_registry(cache: ObjectCache, listed_again: Callable[[], None]) -> kopf
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
 
-    # A coroutine, though it waits for nothing: kopf runs plain functions in threads, and the cache is the loop's alone.
-    async def remember(event: Any, **_: Any) -> None:
-        store(cache, event, listed_again)
-
+    remember = build_listener(cache, listed_again)
     for kind in KINDS.values():
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id="remember")(remember)
     return registry
+
+
+def build_listener(cache: ObjectCache, listed_again: Callable[[], None]) -> Callable[..., Awaitable[None]]:
+    """What kopf calls for an event: a coroutine, though it waits for nothing.
+
+    A plain function would be called in a thread, and the cache belongs to the event loop.
+    """
+
+    async def remember(event: Any, **_: Any) -> None:
+        store(cache, event, listed_again)
+
+    return remember
 
 
 def store(cache: ObjectCache, event: Any, listed_again: Callable[[], None]) -> None:
