@@ -9,12 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from slm_operator.adapters.kube_client import KubeClient
-from slm_operator.errors import SlmError
+from slm_operator.errors import Conflict, SlmError
 from slm_operator.ports import Manifest
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Leadership:
         self._valid_until = 0.0
         self._seen: Manifest | None = None
         self._seen_at = 0.0
+        self._own: Manifest | None = None
+        """The Lease as this replica wrote it last; None when it was, or may have been, written by another since."""
 
     @property
     def identity(self) -> str:
@@ -113,15 +116,26 @@ class Leadership:
 
     async def _exchange(self, client: KubeClient) -> bool:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self._settings.namespace}/leases"
+        if self._own is not None:
+            # Most renewals: nobody else wrote it, so it need not be read.
+            with suppress(Conflict):
+                if await self._write(client, path, self._own):
+                    return True
         found = await client.read(f"{path}/{self._settings.name}")
-        if found is None:
-            made = await client.write("POST", path, self._lease({}, {}))
-            return made is not None
-        if self._is_held_by_another(found):
+        if found is not None and self._is_held_by_another(found):
             return False
-        # The resourceVersion in metadata makes this a compare-and-swap: of two who try, one gets a conflict.
-        made = await client.write("PUT", f"{path}/{self._settings.name}", self._lease(found["metadata"], found["spec"]))
-        return made is not None
+        return await self._write(client, path, found)
+
+    async def _write(self, client: KubeClient, path: str, found: Manifest | None) -> bool:
+        """Put our name into the Lease as it was found; False when it is gone, Conflict when it is another by now."""
+        self._own = None
+        if found is None:
+            self._own = await client.write("POST", path, self._lease({}, {}))
+        else:
+            # The resourceVersion in metadata makes this a compare-and-swap: of two who try, one gets a conflict.
+            lease = self._lease(found["metadata"], found["spec"])
+            self._own = await client.write("PUT", f"{path}/{self._settings.name}", lease)
+        return self._own is not None
 
     def _is_held_by_another(self, found: Manifest) -> bool:
         if found["spec"] != self._seen:

@@ -20,6 +20,7 @@ class LeaseServer:
         self.lease: dict[str, Any] | None = None
         self.version = 0
         self.cut: set[str] = set()
+        self.reads = 0
 
 
 class Client:
@@ -31,6 +32,7 @@ class Client:
 
     async def read(self, _path: str) -> dict[str, Any] | None:
         await self._travel()
+        self._server.reads += 1
         return None if self._server.lease is None else {**self._server.lease}
 
     async def write(self, method: str, _path: str, body: Any) -> Any:
@@ -38,6 +40,8 @@ class Client:
         server = self._server
         if method == "POST" and server.lease is not None:
             raise Conflict("exists")
+        if method == "PUT" and server.lease is None:
+            return None
         if method == "PUT" and body["metadata"].get("resourceVersion") != str(server.version):
             raise Conflict("changed")
         server.version += 1
@@ -131,5 +135,23 @@ async def test_acting_ends_with_the_right_to_write() -> None:
         await ended.wait()
     server.cut = set()
     await until(lambda: one.leads)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_renewal_reads_only_what_another_may_have_written() -> None:
+    server, one = LeaseServer(), replica("a")
+    task = asyncio.create_task(one.run(Client(server, "a"), forever))  # type: ignore[arg-type]
+    await until(lambda: server.version >= 4)
+    assert server.reads == 1, "once, before it was taken"
+    assert server.lease is not None
+    server.version += 1  # Somebody labels it.
+    server.lease = {**server.lease, "metadata": {**server.lease["metadata"], "resourceVersion": str(server.version)}}
+    noticed = server.version
+    await until(lambda: server.version >= noticed + 3)
+    assert server.reads == 2, "again after the conflict, and not after that"
+    server.lease = None  # Somebody deletes it.
+    await until(lambda: server.lease is not None)
+    assert one.leads
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
