@@ -59,6 +59,8 @@ class ApiProxy:
     """A context manager: listening from beginning to end."""
 
     def __init__(self, kubeconfig: Path, folder: Path, seed: int = 0) -> None:
+        self.upstream = kubeconfig
+        """What the API server itself is reached by, uncounted."""
         self._upstream = read_upstream(kubeconfig)
         self._folder = folder
         self._dice = random.Random(seed)  # noqa: S311 (repeatable, not secret)
