@@ -29,7 +29,7 @@ class NothingToCompare(kopf.DiffBaseStorage):
 
     def build(self, **_: Any) -> Any:
         """Nothing of an object is compared."""
-        return {}
+        return None
 
     def fetch(self, **_: Any) -> Any:
         """Nothing was kept."""
