@@ -49,6 +49,22 @@ def test_a_deployment_is_available_in_seconds(simulated: Cluster, namespace: str
     assert {pod["spec"]["nodeName"] for pod in pods} == {"simulated-0", "simulated-1"}
 
 
+def test_nodes_keep_a_lease_so_that_they_stay_ready(simulated: Cluster) -> None:
+    seen = set()
+    for _ in range(120):  # Renewed every ten seconds.
+        seen.add(renewal(simulated))
+        if len(seen - {""}) > 1:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"after 50 s without a renewal the node counts as lost, and its pods as not ready: {seen}")
+
+
+def renewal(cluster: Cluster) -> str:
+    """When the first node's Lease was renewed; empty while there is none."""
+    wanted = ("get", "lease", "-n", "kube-node-lease", "simulated-0", "--ignore-not-found")
+    return cluster.kubectl(*wanted, "-o", "jsonpath={.spec.renewTime}")
+
+
 def test_jobs_complete_when_asked_for(simulated: Cluster, namespace: str, claimed: dict[str, Any]) -> None:
     template = {"spec": {**claimed, "restartPolicy": "Never"}}
     document = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": template}}

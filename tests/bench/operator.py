@@ -32,7 +32,7 @@ MAIN_SIZE = 1000
 """The number of objects that ratios and goals are about."""
 NAMESPACE = "bench"
 LIMIT_SECONDS = 1800.0
-"""Three thousand services on two shared CPUs: five a second, of which Kubernetes itself takes nine tenths."""
+"""Three thousand services on two CPUs, where Kubernetes' own controllers make about five a second."""
 START_SECONDS, PREPARE_SECONDS = 60.0, 180.0
 QUIET_SECONDS = 3.0
 """So long without a call means that the operator has nothing left to do."""
