@@ -53,8 +53,8 @@ class Cluster(Protocol):
         """Delete the object and, through owner references, its children. Absent is fine."""
         ...
 
-    async def update_status(self, key: ObjectKey, status: Manifest) -> None:
-        """Replace ``status``; writes nothing when it is equal."""
+    async def update_status(self, key: ObjectKey, status: Manifest, uid: str = "") -> None:
+        """Replace ``status``; writes nothing when it is equal. Conflict where the object has another ``uid`` by now."""
         ...
 
     async def set_finalizers(self, key: ObjectKey, resource_version: str, finalizers: Sequence[str]) -> None:

@@ -38,11 +38,11 @@ class Counting:
         self.writes += 1
         return await self._inner.apply(wanted)
 
-    async def update_status(self, key: ObjectKey, status: Manifest) -> Any:
+    async def update_status(self, key: ObjectKey, status: Manifest, uid: str = "") -> Any:
         """Counted when the status differs, or always."""
         current = await self._inner.get(key)
         self.writes += self._eager or (current or {}).get("status") != status
-        return await self._inner.update_status(key, status)
+        return await self._inner.update_status(key, status, uid)
 
     async def record(self, event: EventRecord) -> Any:
         """Counted."""

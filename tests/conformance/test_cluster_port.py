@@ -151,6 +151,21 @@ async def test_the_status_of_a_deleted_object_is_a_conflict(place: Place) -> Non
         await place.cluster.update_status(key, {"progress": "late"})
 
 
+async def test_the_status_of_an_object_made_again_is_a_conflict(place: Place) -> None:
+    key = place.key("m", "SLMModel")
+    first = await place.cluster.apply(place.model("m"))
+    await place.cluster.delete(key)
+
+    async def gone() -> bool:
+        return await place.cluster.get(key) is None
+
+    await until(gone)
+    second = await place.cluster.apply(place.model("m"))
+    with pytest.raises(Conflict, match="was deleted in between"):
+        await place.cluster.update_status(key, {"progress": "of the first"}, first["metadata"]["uid"])
+    await place.cluster.update_status(key, {"progress": "of the second"}, second["metadata"]["uid"])
+
+
 async def test_delete_takes_children_along_and_an_absent_object_is_fine(place: Place) -> None:
     owner = await place.cluster.apply(place.model("m"))
     await place.cluster.apply(place.child("child", owner))

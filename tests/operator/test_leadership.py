@@ -29,6 +29,7 @@ class Pair:
         self.namespace = f"pair-{uuid.uuid4().hex[:8]}"
         cluster.kubectl("create", "namespace", self.namespace)
         own = {"SLM_WATCH_NAMESPACES": self.namespace, "SLM_OPERATOR_NAMESPACE": self.namespace}
+        own["SLM_STORE_CLASS"] = "none"  # A control plane without a node has no class of its own.
         self.replicas = [OperatorProcess(folder, cluster.kubeconfig, free_port(), **own) for _ in range(2)]
         for each in self.replicas:
             each.start()

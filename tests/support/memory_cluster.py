@@ -95,9 +95,9 @@ class MemoryCluster:
         else:
             self._remove(key)
 
-    async def update_status(self, key: ObjectKey, status: Manifest) -> None:
+    async def update_status(self, key: ObjectKey, status: Manifest, uid: str = "") -> None:
         """Write a status that differs."""
-        if key not in self.objects:
+        if key not in self.objects or uid not in ("", self.objects[key]["metadata"]["uid"]):
             raise Conflict(f"{key} is gone")
         if self.objects[key].get("status") != status:
             self.objects[key]["status"] = copy.deepcopy(status)

@@ -87,10 +87,10 @@ class KubeCluster:
             options["preconditions"] = {"uid": known.uid}
         await self._client.write("DELETE", path_of(key), options)
 
-    async def update_status(self, key: ObjectKey, status: Manifest) -> None:
+    async def update_status(self, key: ObjectKey, status: Manifest, uid: str = "") -> None:
         """Replace the status of exactly the object that was looked at; writes nothing when it is equal."""
         known = self._cache.get(key)
-        if known is None:
+        if known is None or uid not in ("", known["metadata"]["uid"]):
             raise Conflict(f"{key} was deleted in between, so its status cannot be written.")
         wanted = _without_empty_maps(status)
         if _without_empty_maps(known.get("status", {})) == wanted:

@@ -69,15 +69,11 @@ class Audit:
 
     async def run(self) -> None:
         """Audit for ever."""
-        failures = 0
+        await self.catch_up()
+        self.synced.set()
         while True:
-            try:
-                pause, failures = self._pause(behind=await self.compare()), 0
-            except SlmError as error:
-                failures += 1
-                pause = retry_seconds(error, failures)
-                log.warning("audit failed", extra={"error": str(error), "again_in_seconds": pause})
             self._look.clear()
+            pause = BEHIND_SECONDS if await self._compare_at_last() else AUDIT_SECONDS
             try:
                 async with asyncio.timeout(pause):
                     await self._look.wait()
@@ -85,29 +81,48 @@ class Audit:
             except TimeoutError:
                 pass
 
-    def _pause(self, *, behind: bool) -> float:
-        """Seconds until the next look."""
-        if not behind:
-            self.synced.set()
-            return AUDIT_SECONDS
-        return BEHIND_SECONDS if self.synced.is_set() else STARTING_SECONDS
+    async def catch_up(self) -> None:
+        """Return once the watches have told, of every object, at least what the API server holds now.
 
-    async def compare(self) -> bool:
-        """Remove what is gone; True when a watch has something left to tell."""
-        behind: dict[ObjectKey, float] = {}
-        now = self._monotonic()
+        What changes meanwhile is not waited for: there may always be something.
+        """
+        missing = await self._compare_at_last()
+        pause = STARTING_SECONDS
+        while missing:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, BEHIND_SECONDS)
+            behind = await self._compare_at_last()
+            missing = {key: version for key, version in missing.items() if key in behind and self._lacks(key, version)}
+
+    async def _compare_at_last(self) -> dict[ObjectKey, int]:
+        """What ``compare`` answers once the API server answers."""
+        failures = 0
+        while True:
+            try:
+                return await self.compare()
+            except SlmError as error:
+                failures += 1
+                pause = retry_seconds(error, failures)
+                log.warning("audit failed", extra={"error": str(error), "again_in_seconds": pause})
+                await asyncio.sleep(pause)
+
+    async def compare(self) -> dict[ObjectKey, int]:
+        """Remove what is gone; what the watches have left to tell, with its version."""
+        behind: dict[ObjectKey, int] = {}
         for kind in KINDS.values():
             for namespace in self._namespaces:
                 there, version = await self._list(kind, namespace)
                 for key in self._cache.keys(kind.name):
                     if key not in there and namespace in ("", key.namespace) and self._cache.remove(key, version):
                         log.info("deleted unseen", extra={"object": str(key)})
-                for key, listed in there.items():
-                    entry = self._cache.entry(key)
-                    if entry is None or entry.version < listed:
-                        behind[key] = self._behind_since.get(key, now)
-        self._behind_since = behind
-        return bool(behind)
+                behind |= {key: listed for key, listed in there.items() if self._lacks(key, listed)}
+        now = self._monotonic()
+        self._behind_since = {key: self._behind_since.get(key, now) for key in behind}
+        return behind
+
+    def _lacks(self, key: ObjectKey, version: int) -> bool:
+        entry = self._cache.entry(key)
+        return entry is None or entry.version < version
 
     async def _list(self, kind: Kind, namespace: str) -> tuple[dict[ObjectKey, int], int]:
         """Versions of the objects, and the version of the list."""

@@ -69,8 +69,11 @@ class Metrics:
             self._objects.labels(key.kind, *self._judged.pop(key)).dec()
 
     def led(self, *, leads: bool) -> None:
-        """Whether this replica holds the Lease."""
+        """Whether this replica holds the Lease; what it knew of objects counts only while it does."""
         self._leading.set(leads)
+        self._depth.set(0)
+        for key in list(self._judged):
+            self.gone(key)
 
     def count_request(self, verb: str, path: str, status: int) -> None:
         """One request to the API server; status 0: no answer."""

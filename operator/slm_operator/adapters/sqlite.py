@@ -88,11 +88,11 @@ class SqliteCluster:
                 doomed.extend(self._children(victim["metadata"]["uid"]))
                 self._bury(victim)
 
-    async def update_status(self, key: ObjectKey, status: Manifest) -> None:
+    async def update_status(self, key: ObjectKey, status: Manifest, uid: str = "") -> None:
         """Replace ``status``; nothing is written when it is equal. Raises Conflict when the object is gone."""
         with self._write():
             current = self._read(key)
-            if current is None:
+            if current is None or uid not in ("", current["metadata"]["uid"]):
                 raise Conflict(f"{key} was deleted in between, so its status cannot be written.")
             if current.get("status") != status:
                 self._save(key, {**current, "status": status})

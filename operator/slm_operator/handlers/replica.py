@@ -88,10 +88,11 @@ class Replica:
         await audit.synced.wait()
         log.info("caches are filled", extra={"identity": self._leadership.identity})
         fenced = KubeClient(api, self._leadership, self._metrics.count_request, self._clock)
-        cluster = KubeCluster(fenced, self._cache)
-        progress = ProgressReader(free, cluster, self._cache)
 
         async def act() -> None:
+            await audit.catch_up()  # With what the replica before this one wrote last.
+            cluster = KubeCluster(fenced, self._cache)
+            progress = ProgressReader(free, cluster, self._cache)
             placement = build_cluster_placement(self._settings)
             self._controller = build_controller(cluster, placement, self._metrics, self._clock)
             self._metrics.led(leads=True)

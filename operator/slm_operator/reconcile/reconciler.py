@@ -114,7 +114,7 @@ class Reconciler:
         written = [key_of(child) for child in plan.create if await self._create(child)]
         written += [key_of(child) for child in plan.apply if await self._apply(child)]
         if plan.status is not None:
-            await self._cluster.update_status(key, plan.status)
+            await self._cluster.update_status(key, plan.status, uid_of(manifest))
             self._tell(key, manifest, plan, written)
         for event in plan.events:
             await self._cluster.record(event)
@@ -156,9 +156,14 @@ class Reconciler:
             await self._cluster.set_finalizers(key, manifest["metadata"]["resourceVersion"], after)
 
     async def _refuse(self, key: ObjectKey, manifest: Manifest, verdict: Verdict) -> None:
-        await self._cluster.update_status(key, restate(manifest, verdict, self._clock.now()))
+        await self._cluster.update_status(key, restate(manifest, verdict, self._clock.now()), uid_of(manifest))
         for event in build_events(key, verdict, read_conditions(manifest.get("status") or {})):
             await self._cluster.record(event)
+
+
+def uid_of(manifest: Manifest | None) -> str:
+    """Identity of the very object that was looked at."""
+    return str(manifest["metadata"].get("uid", "")) if manifest else ""
 
 
 def _ready(status: Manifest | None) -> Manifest:

@@ -111,3 +111,17 @@ async def test_a_server_that_is_away_is_not_asked_five_times_a_second(caplog: py
     assert [(line["message"], line["error"]) for line in told] == [("audit failed", "pods is forbidden")] * len(told)
     assert 1 <= len(told) <= 3
     assert not audit.synced.is_set()
+
+
+async def test_what_changes_meanwhile_is_not_waited_for() -> None:
+    server, cache, _, audit = audited("a", "b")
+    catching = asyncio.create_task(audit.catch_up())
+    for version in range(11, 200):
+        server.models = [model("a", version), model("b", version)]
+        cache.put(model("a", version - 1))
+        cache.put(model("b", version - 1))
+        await asyncio.sleep(0.01)
+        if catching.done():
+            break
+    assert catching.done(), "there is always something newer"
+    await catching

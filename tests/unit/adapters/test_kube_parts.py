@@ -55,6 +55,10 @@ def test_objects_are_counted_by_their_last_verdict_until_they_go() -> None:
     shown = metrics.render().decode()
     assert 'slm_operator_objects{kind="SLMModel",ready="True",reason="Ready"} 1.0' in shown
     assert 'slm_operator_objects{kind="SLMModel",ready="False",reason="Resolving"} 0.0' in shown
+    metrics.judged(ObjectKey("SLMModel", "n", "other"), "True", "Ready")
+    metrics.led(leads=False)  # Whoever acts now counts them.
+    assert 'slm_operator_objects{kind="SLMModel",ready="True",reason="Ready"} 0.0' in metrics.render().decode()
+    metrics.judged(key, "True", "Ready")
     metrics.gone(key)
     assert 'slm_operator_objects{kind="SLMModel",ready="True",reason="Ready"} 0.0' in metrics.render().decode()
 
