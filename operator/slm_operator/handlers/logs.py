@@ -33,3 +33,5 @@ def configure_logging(form: str, level: str) -> None:
     # kopf tells every event it sees; at our level of interest only what it cannot do is news.
     for name in ("kopf", "kubernetes", "aiohttp.access"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    # What ends kopf it tells with three tracebacks; we tell it once, and with one where it is a bug.
+    logging.getLogger("kopf._core.reactor").setLevel(logging.CRITICAL)

@@ -4,7 +4,12 @@ import asyncio
 import dataclasses
 import logging
 import ssl
+<<<<<<< ours
 from collections.abc import Awaitable, Callable, Iterable
+=======
+from collections.abc import Callable, Iterable
+from pathlib import Path
+>>>>>>> theirs
 from typing import Any, cast
 
 import kopf
@@ -80,12 +85,27 @@ async def watch(
     inside a watch. Neither is a reason to end a process that leads, so all watches begin anew. ``started`` is called
     each time kopf has taken SIGTERM and SIGINT for itself.
     """
+    asyncio.get_running_loop().set_exception_handler(_tell)
     while True:
         try:
             await _watch_once(build_registry(cache, listed_again), namespaces, field_selectors, started)
         except Exception as error:  # noqa: BLE001 - whatever ended them, the audit says whether they keep up
-            log.warning("the watches ended, and begin anew", extra={"error": str(error) or type(error).__name__})
+            sentence = str(error.args[0]) if error.args else type(error).__name__
+            trace = None if is_foreseen(error) else error
+            log.warning("the watches ended, and begin anew", extra={"error": sentence}, exc_info=trace)
         await asyncio.sleep(RESTART_SECONDS)
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error is an API server's or the network's, and no bug."""
+    return type(error).__module__.partition(".")[0] in {"kopf", "aiohttp"} or isinstance(error, OSError)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Of several watches that fail at once kopf asks one for its error; the others' are no news."""
+    error = context.get("exception")
+    if error is None or not is_foreseen(error):
+        loop.default_exception_handler(context)
 
 
 async def _watch_once(
@@ -108,11 +128,20 @@ async def _watch_once(
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
+        # Where one watch fails kopf leaves the others running, each with its connection.
+        left = {*tasks, *_tasks_of_kopf()}
+        for task in left:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait(left)
     for task in ended:
         task.result()
+
+
+def _tasks_of_kopf() -> set[asyncio.Task[Any]]:
+    """Tasks that run code of kopf, whoever began them."""
+    home = str(Path(kopf.__file__).parent)
+    code = {task: getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()}
+    return {task for task, its in code.items() if its is not None and its.co_filename.startswith(home)}
 
 
 def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
