@@ -27,7 +27,7 @@ demo-down: setup ## Stop what the demo left running
 
 test: lint ## Everything that can run on this machine; what was skipped is listed with its reason
 	@$(PY) -m slm_pipelines.tools.llama_cpp
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadgroup
 
 soak: setup ## The long forms: fifty daemon kills, a thousand services at rest for ten minutes
 	@SLM_SOAK=1 $(PY) -m pytest -m soak

@@ -156,15 +156,14 @@ def visitor(image: str) -> dict[str, Any]:
     }
 
 
-def run() -> None:
-    """The demo from end to end."""
+def run(cluster: Cluster) -> None:
+    """The demo from end to end, on a cluster that may run already."""
     if os.getuid() != 0:
         raise DemoFailed("a node needs root: run this as root, or `make demo` without a cluster")
     timings, repo = Timings(), os.environ.get("DEMO_MODEL") or OWN_MODEL
     BUILD.mkdir(parents=True, exist_ok=True)
     say("Starting a real one-node Kubernetes (built from Go modules, once)")
     node.install_packages()
-    cluster = Cluster(state_folder(), with_node=True)
     cluster.up()
     play = Stage(cluster)
     timings.mark("cluster")
@@ -203,10 +202,13 @@ def finish(play: Stage, repo: str, endpoint: str, timings: Timings) -> None:
 
 
 def main() -> int:
-    """Run, and say what went wrong."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    """Parse arguments, run, say what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cluster", type=Path, default=state_folder(), help="state folder of the cluster")
+    parser.add_argument("--name", default="dev", help="name of the cluster: each on one machine has its own")
+    args = parser.parse_args()
     try:
-        run()
+        run(Cluster(args.cluster, with_node=True, name=args.name))
     except (DemoFailed, StartFailed, build.BuildFailed, subprocess.CalledProcessError, httpx.HTTPError) as error:
         detail = getattr(error, "stderr", "") or ""
         stage.console.print(f"[bold red]The demo failed:[/] {error} {detail}", highlight=False)
