@@ -74,13 +74,20 @@ class Stage:
         }
         command = [str(build.tool("helm")), "upgrade", "--install", RELEASE, str(ROOT / "charts" / "slm-operator")]
         command += ["--namespace", SYSTEM, "--create-namespace", "--values", "-", "--wait", "--timeout", "3m"]
+        command += ["--take-ownership"]  # The cluster is for development: its CRDs may come from `kubectl apply`.
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         done = subprocess.run(
             command, input=json.dumps(values), env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            told = self.cluster.kubectl("logs", "-n", SYSTEM, "deployment/slm-operator", "--tail=5", "--ignore-errors")
-            raise DemoFailed(f"helm: {done.stderr}\nThe operator says: {told}")
+            raise DemoFailed(f"helm: {done.stderr}\nThe operator says: {self.operator_log()}")
+
+    def operator_log(self) -> str:
+        """The end of the operator's log, or why there is none."""
+        try:
+            return self.cluster.kubectl("logs", "-n", SYSTEM, "deployment/slm-operator", "--tail=5", "--ignore-errors")
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr)
 
     def apply(self, repo: str) -> None:
         """The namespace, which enforces PSS restricted, and the three manifests."""

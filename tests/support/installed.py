@@ -94,7 +94,7 @@ class Namespace:
     def ready(self, kind: str, name: str) -> tuple[str, str, str]:
         """Status, reason and message of the Ready condition; empty ones before there is any."""
         conditions = self.get(kind, name).get("status", {}).get("conditions", [])
-        found = next((each for each in conditions if each["type"] == "Ready"), {})
+        found: dict[str, str] = next((each for each in conditions if each["type"] == "Ready"), {})
         return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
     def wait_ready(self, kind: str, name: str, seconds: int = 300) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""A service on a real node while its engines are replaced, and while its node is drained."""
+
+import pytest
+
+from dev.demo.cluster_run import RESTRICTED
+from tests.node.asking import Asker
+from tests.support.clusters import MakeNamespace
+from tests.support.hub import Hub
+from tests.support.installed import (
+    NODE_TESTS,
+    Installed,
+    Namespace,
+    drain,
+    model,
+    quant_job,
+    service,
+    uncordoned_afterwards,
+    until,
+)
+
+pytestmark = NODE_TESTS
+
+
+@pytest.fixture(scope="module")
+def serving(installed: Installed, new_node_namespace: MakeNamespace, node_hub: Hub) -> Namespace:
+    """A namespace with a service that answers."""
+    place = Namespace(installed.cluster, new_node_namespace(RESTRICTED))
+    place.apply(model(node_hub), quant_job("Q8_0"), service())
+    place.wait_ready("InferenceService", "s")
+    return place
+
+
+def engine_names(place: Namespace) -> set[str]:
+    return {pod["metadata"]["name"] for pod in place.list("pods", "-l", "slm.dev/network=serve")}
+
+
+def test_no_request_fails_while_engines_are_replaced_and_the_event_says_why(
+    installed: Installed, serving: Namespace
+) -> None:
+    before = engine_names(serving)
+    with Asker(serving, "s", installed.images["slm-pipelines"]) as asker:
+        serving.apply(service(contextSize=512))
+        until(lambda: serving.ready("InferenceService", "s")[1] == "RollingOut", "the rollout begins")
+        message = serving.ready("InferenceService", "s")[2]
+        until(lambda: serving.ready("InferenceService", "s")[0] == "True", "the rollout ends")
+        until(lambda: engine_names(serving).isdisjoint(before), "the engines from before end")
+        asker.wait_for(10)
+    assert asker.failures == []
+    assert len(asker.answers) > 10
+    assert message.startswith("New engines are starting, because --ctx-size changes from 1024 to 2048.")
+    told = [each["message"] for each in serving.list("events") if each["reason"] == "RollingOut"]
+    assert any("because --ctx-size changes from 1024 to 2048" in each for each in told)
+
+
+def test_a_service_whose_node_is_drained_says_what_it_waits_for_and_answers_again(
+    installed: Installed, serving: Namespace
+) -> None:
+    image, before = installed.images["slm-pipelines"], engine_names(serving)
+    with Asker(serving, "s", image) as asker:
+        first = asker.answers[0]
+    with uncordoned_afterwards(installed.cluster):
+        drain(serving)
+        until(lambda: serving.ready("InferenceService", "s")[1] == "PodWaiting", "nobody says that it waits")
+        message = serving.ready("InferenceService", "s")[2]
+    assert "An engine cannot start: " in message
+    assert "unschedulable" in message
+    until(lambda: serving.ready("InferenceService", "s")[0] == "True", "it answers again")
+    assert engine_names(serving).isdisjoint(before)
+    with Asker(serving, "s", image) as asker:
+        assert asker.answers[0] == first
+    assert asker.failures == []
