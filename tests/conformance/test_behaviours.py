@@ -67,7 +67,7 @@ class Place:
     def condition(self, kind: str, name: str, which: str = "Ready") -> tuple[str, str, str]:
         """Status, reason and message; empty ones before there are any."""
         conditions = self.get(kind, name).get("status", {}).get("conditions", [])
-        found = next((each for each in conditions if each["type"] == which), {})
+        found: dict[str, str] = next((each for each in conditions if each["type"] == which), {})
         return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
     def wait_for(self, kind: str, name: str, reason: str) -> str:
@@ -106,7 +106,7 @@ def on_a_laptop(folder: Path) -> Iterator[Place]:
 
         def children(kind: str, name: str) -> list[str]:
             rows = json.loads(backend.slm("ps", "-o", "json"))["items"]
-            return [str(row) for row in rows if (row["kind"], row["name"]) == (kind, name)]
+            return [row["pod"] for row in rows if row["owner"] == f"{kind.lower()}/{name}"]
 
         def fetch(found: Manifest, path: str) -> Any:
             return httpx.get(found["status"]["url"] + path, timeout=60).raise_for_status().json()

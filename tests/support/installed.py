@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OPERATOR = "deployment/slm-operator"
 TINY = "lab/tiny"
 """A repository with random weights, about 3 MB: every step of it takes a second or two."""
+LITTLE = {"requests": {"cpu": "20m"}}
+"""A node of two CPUs must hold the engines of several tests."""
 NODE_TESTS = [pytest.mark.xdist_group("node"), pytest.mark.timeout(2400)]
 """Marks of every test on the node: one worker has it, and the first test also builds what is missing."""
 
@@ -144,13 +146,14 @@ def model(hub: Hub, name: str = "m", repo: str = TINY, **spec: Any) -> dict[str,
 
 def quant_job(*variants: str, name: str = "q", **spec: Any) -> dict[str, Any]:
     """A QuantJob that is quick: four short chunks, no benchmark."""
-    quick = {"evaluation": {"chunks": 4, "contextSize": 64}, "benchmark": {"enabled": False}}
+    quick = {"evaluation": {"chunks": 4, "contextSize": 64}, "benchmark": {"enabled": False}, "resources": LITTLE}
     return _manifest("QuantJob", name, {"modelRef": {"name": "m"}, "variants": list(variants), **quick, **spec})
 
 
 def service(name: str = "s", **spec: Any) -> dict[str, Any]:
     """An InferenceService of that QuantJob's choice."""
-    return _manifest("InferenceService", name, {"quantJobRef": {"name": "q"}, "contextSize": 256, **spec})
+    small = {"quantJobRef": {"name": "q"}, "contextSize": 256, "resources": LITTLE}
+    return _manifest("InferenceService", name, {**small, **spec})
 
 
 def _manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
