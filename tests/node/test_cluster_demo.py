@@ -24,7 +24,9 @@ OURS = "slm.dev/network"
 
 @pytest.fixture(scope="module")
 def demo(installed: Installed) -> Namespace:
-    return Namespace(installed.cluster, NAMESPACE)
+    place = Namespace(installed.cluster, NAMESPACE)
+    place.wait_ready("InferenceService", "demo")  # Another test may have drained its node.
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,8 @@ def test_the_same_inputs_have_the_same_digests_as_without_a_cluster(installed: I
     assert result["baseline"]["digest"] == job["baseline"]["digest"]
 
 
-def test_inside_and_outside_the_answer_is_the_same(installed: Installed) -> None:
+def test_inside_and_outside_the_answer_is_the_same(installed: Installed, demo: Namespace) -> None:
+    assert demo
     inside = installed.demo.ask_inside()
     with installed.demo.forwarded() as address:
         outside = stage.ask(address)

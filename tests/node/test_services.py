@@ -59,7 +59,7 @@ def test_a_service_whose_node_is_drained_says_what_it_waits_for_and_answers_agai
     with Asker(serving, "s", image) as asker:
         first = asker.answers[0]
     with uncordoned_afterwards(installed.cluster):
-        drain(serving)
+        drain(installed.cluster)
         until(lambda: serving.ready("InferenceService", "s")[1] == "PodWaiting", "nobody says that it waits")
         message = serving.ready("InferenceService", "s")[2]
     assert "An engine cannot start: " in message

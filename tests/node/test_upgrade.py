@@ -118,6 +118,7 @@ def test_uninstalling_leaves_what_is_the_users_and_it_goes_on_answering(
     installed: Installed, now: Version, node_hub: Hub
 ) -> None:
     demo, cluster = Namespace(installed.cluster, DEMO), installed.cluster
+    demo.wait_ready("InferenceService", "demo")  # Another test may have drained its node.
     before, claims = engines(demo), demo.kubectl("get", "pvc", "-o", "name")
     assert "These resources were kept" in helm(installed, "uninstall", RELEASE, "--wait")
     try:

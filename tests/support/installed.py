@@ -169,10 +169,10 @@ def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 18
     return found
 
 
-def drain(place: Namespace) -> None:
-    """Put the namespace's pods out as an administrator does: the node's other pods are other tests'."""
+def drain(cluster: Cluster) -> None:
+    """Put every pod that the operator lets run out, as an administrator does; there is no node for any others."""
     arguments = ("--pod-selector=slm.dev/network", "--delete-emptydir-data", "--force", "--timeout=120s")
-    place.access.kubectl("drain", node.NAME, *arguments)
+    cluster.kubectl("drain", node.NAME, *arguments)
 
 
 @contextmanager
