@@ -4,12 +4,8 @@ import asyncio
 import dataclasses
 import logging
 import ssl
-<<<<<<< ours
 from collections.abc import Awaitable, Callable, Iterable
-=======
-from collections.abc import Callable, Iterable
 from pathlib import Path
->>>>>>> theirs
 from typing import Any, cast
 
 import kopf
@@ -89,7 +85,7 @@ async def watch(
     while True:
         try:
             await _watch_once(build_registry(cache, listed_again), namespaces, field_selectors, started)
-        except Exception as error:  # noqa: BLE001 - whatever ended them, the audit says whether they keep up
+        except Exception as error:
             sentence = str(error.args[0]) if error.args else type(error).__name__
             trace = None if is_foreseen(error) else error
             log.warning("the watches ended, and begin anew", extra={"error": sentence}, exc_info=trace)
