@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -144,6 +145,9 @@ async def open_api() -> AsyncIterator[ApiClient]:
     """A client with the Pod's service account, else with $KUBECONFIG; raises ClusterUnavailable without either."""
     chosen = Configuration()
     chosen.connection_pool_maxsize = CONNECTIONS
+    # Without a proxy there is nothing to learn from the environment but .netrc: aiohttp would read that for each
+    # request, in a thread, and send what it finds there to the API server.
+    chosen.client_session_kwargs = {"trust_env": bool(getproxies())}
     chosen.disable_strict_ssl_verification = True  # As Kubernetes' own clients: see handlers.watching.Connection.
     kubeconfig = os.environ.get("KUBECONFIG") or None
     try:
