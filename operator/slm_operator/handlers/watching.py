@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import Any, cast
 
 import kopf
@@ -19,6 +18,10 @@ LIST_PAGE = 500
 """Objects in one answer of a listing: bounds memory when thousands exist."""
 IDLE_SECONDS = 0.1
 """kopf keeps a task per object for this long after its last event; ours ends each at once."""
+WATCHER = "watcher for "
+"""How kopf names the tasks that watch."""
+END_SECONDS = 30.0
+"""Longest wait for kopf's tasks to end, which take two seconds: what hangs must not hold up the next beginning."""
 RESTART_SECONDS = 2.0
 """Between the end of all watches and the next beginning: what ended them may last."""
 
@@ -85,7 +88,7 @@ async def watch(
     while True:
         try:
             await _watch_once(build_registry(cache, listed_again), namespaces, field_selectors, started)
-        except Exception as error:
+        except Exception as error:  # Whatever it was: the audit says whether they keep up.
             sentence = str(error.args[0]) if error.args else type(error).__name__
             trace = None if is_foreseen(error) else error
             log.warning("the watches ended, and begin anew", extra={"error": sentence}, exc_info=trace)
@@ -125,19 +128,12 @@ async def _watch_once(
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         # Where one watch fails kopf leaves the others running, each with its connection.
-        left = {*tasks, *_tasks_of_kopf()}
+        left = {*tasks, *(task for task in asyncio.all_tasks() if task.get_name().startswith(WATCHER))}
         for task in left:
             task.cancel()
-        await asyncio.wait(left)
+        await asyncio.wait(left, timeout=END_SECONDS)
     for task in ended:
         task.result()
-
-
-def _tasks_of_kopf() -> set[asyncio.Task[Any]]:
-    """Tasks that run code of kopf, whoever began them."""
-    home = str(Path(kopf.__file__).parent)
-    code = {task: getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()}
-    return {task for task, its in code.items() if its is not None and its.co_filename.startswith(home)}
 
 
 def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
