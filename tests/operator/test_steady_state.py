@@ -42,7 +42,7 @@ def test_at_rest_the_operator_writes_nothing_but_its_lease(tmp_path: Path) -> No
             calls, figures = rest(subject, proxy, process)
     except BuildFailed as problem:
         pytest.skip(str(problem))
-    write_figures("steady-state", {"untilReady": loaded, "atRest": figures})
+    write_figures(f"steady-state-{SERVICES}", {"untilReady": loaded, "atRest": figures})
     written = Counter({name: number for name, number in calls.items() if name.split()[0] in WRITES})
     assert written.pop(OWN_LEASE, 0) > 0, "it does not even hold its Lease: it did not work at all"
     assert written == {}, f"nothing had changed: {written}"
