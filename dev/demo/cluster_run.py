@@ -74,7 +74,8 @@ class Stage:
         }
         command = [str(build.tool("helm")), "upgrade", "--install", RELEASE, str(ROOT / "charts" / "slm-operator")]
         command += ["--namespace", SYSTEM, "--create-namespace", "--values", "-", "--wait", "--timeout", "3m"]
-        command += ["--take-ownership"]  # The cluster is for development: its CRDs may come from `kubectl apply`.
+        # The cluster is for development: its CRDs may come from `kubectl apply`, and of another version.
+        command += ["--take-ownership", "--force-conflicts"]
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         done = subprocess.run(
             command, input=json.dumps(values), env=environment, capture_output=True, text=True, check=False
