@@ -31,6 +31,13 @@ SIZES = (100, 1000, 3000)
 MAIN_SIZE = 1000
 """The number of objects that ratios and goals are about."""
 NAMESPACE = "bench"
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"namespace": NAMESPACE, "name": "slm-store"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Gi"}}},
+}
+"""The store, brought along for every subject: the pods of each mount it."""
 LIMIT_SECONDS = 1800.0
 """Three thousand services on two CPUs, where Kubernetes' own controllers make about five a second."""
 START_SECONDS, PREPARE_SECONDS = 60.0, 180.0
@@ -79,6 +86,7 @@ def scene(folder: Path, subject: Subject, size: int) -> Iterator[tuple[ApiProxy,
         install_crds(cluster)
         cluster.kubectl("create", "namespace", NAMESPACE)
         kwok.provide_volumes(cluster)
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(CLAIM))
         with (
             ApiProxy(cluster.kubeconfig, folder) as proxy,
             running(subject, proxy.kubeconfig, folder) as process,

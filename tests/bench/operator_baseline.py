@@ -3,15 +3,17 @@
 A create handler makes Deployment and Service, an update handler patches the Deployment, and an event handler on
 Deployments tells the owner how many engines are ready. kopf keeps what it needs to know in annotations and patches the
 status. Nothing in it is slow on purpose, and what costs a call without need is left out: no finalizer, no write while
-no engine is ready.
+no engine is ready. Its pods are those that ours makes, so that Kubernetes has the same work with either.
 
     KUBECONFIG=file python -m kopf run --all-namespaces --standalone -m tests.bench.operator_baseline
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import kopf
+import yaml
 from kubernetes.aio import client, config
 
 GROUP, VERSION, PLURAL = "slm.dev", "v1alpha1", "inferenceservices"
@@ -19,6 +21,13 @@ OWNER_LABEL = "slm.dev/name"
 PORT = 8080
 MERGE = "application/merge-patch+json"
 CONFLICT = 409
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cluster" / "output" / "inferenceservice.yaml"
+POD: dict[str, Any] = next(
+    each["spec"]["template"]["spec"]
+    for each in yaml.safe_load_all(GOLDEN.read_text(encoding="utf-8"))
+    if each["kind"] == "Deployment"
+)
+"""An engine's pod as ours makes it."""
 
 
 @kopf.on.startup()
@@ -108,12 +117,12 @@ def build_deployment(name: str, spec: kopf.Spec, variant: dict[str, Any]) -> Any
     """Engines."""
     labels = {OWNER_LABEL: name}
     blob = variant["blob"].removeprefix("sha256:")
-    container = {
-        "name": "engine",
-        "image": "llama.cpp",
-        "command": ["llama-server", "--model", f"/store/blobs/sha256/{blob}", "--port", str(PORT)],
-        "ports": [{"name": "http", "containerPort": PORT}],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
+    command = ["llama-server", "--model", f"/store/blobs/sha256/{blob}", "--port", str(PORT)]
+    spread = {**POD["topologySpreadConstraints"][0], "labelSelector": {"matchLabels": labels}}
+    pod = {
+        **POD,
+        "containers": [{**POD["containers"][0], "command": command}],
+        "topologySpreadConstraints": [spread],
     }
     return {
         "apiVersion": "apps/v1",
@@ -122,7 +131,7 @@ def build_deployment(name: str, spec: kopf.Spec, variant: dict[str, Any]) -> Any
         "spec": {
             "replicas": spec.get("replicas", 1),
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
 
