@@ -29,7 +29,7 @@ test: lint ## Everything that can run on this machine; what was skipped is liste
 	@$(PY) -m slm_pipelines.tools.llama_cpp
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
-soak: setup ## The long forms: fifty daemon kills, a thousand services at rest for ten minutes
+soak: setup ## The long forms: fifty daemon kills, a hundred of operators, faults on a node, a thousand services at rest
 	@SLM_SOAK=1 $(PY) -m pytest -m soak
 
 bench: setup ## Measure against a peer in one run, JSON into build/bench; BENCH=name runs one

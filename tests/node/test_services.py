@@ -7,7 +7,7 @@ from tests.node.asking import Asker
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
 from tests.support.installed import (
-    NODE_TESTS,
+    LONG_NODE_TESTS,
     Installed,
     Namespace,
     drain,
@@ -18,7 +18,7 @@ from tests.support.installed import (
     until,
 )
 
-pytestmark = NODE_TESTS
+pytestmark = LONG_NODE_TESTS
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from dev.demo.cluster_run import RESTRICTED
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
 from tests.support.installed import (
-    NODE_TESTS,
+    LONG_NODE_TESTS,
     Installed,
     Namespace,
     drain,
@@ -27,7 +27,7 @@ from tests.support.installed import (
     until,
 )
 
-pytestmark = NODE_TESTS
+pytestmark = LONG_NODE_TESTS
 STEPS = ("resolve", "acquire", "convert", "quantize-Q8_0", "evaluate-baseline", "evaluate-Q8_0", "report")
 TIMES = {"lastTransitionTime", "stepSeconds", "results", "storeUid"} | {"reportDigest", "reportHtml"}
 """What of a status no two runs have in common: how long it took, which the report's page tells, and where it ran."""
