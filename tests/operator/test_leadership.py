@@ -92,7 +92,9 @@ def test_a_standby_writes_nothing(pair: Pair) -> None:
     leader = pair.leader()
     (standby,) = (each for each in pair.replicas if each is not leader)
     pair.acts_within("one", 20)
-    written = [labels for labels in standby.metrics("slm_operator_api_requests_total") if 'verb="GET"' not in labels]
+    requests = standby.metrics("slm_operator_api_requests_total")
+    # Of two that begin at once, both ask for the Lease.
+    written = [labels for labels in requests if 'verb="GET"' not in labels and 'resource="leases"' not in labels]
     assert written == []
     assert any('resource="slmmodels/status"' in labels for labels in leader.metrics("slm_operator_api_requests_total"))
     assert standby.get("/readyz")[0] == 200
