@@ -132,9 +132,10 @@ class Node:
 
     def _pod_processes(self) -> Iterator[int]:
         for controller in controllers():
-            for path in (controller / self.namespace).rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    yield from (int(word) for word in path.read_text().split())
+            for path, _, files in os.walk(controller / self.namespace):  # Unlike rglob, it bears groups that vanish.
+                if "cgroup.procs" in files:
+                    with contextlib.suppress(OSError):
+                        yield from (int(word) for word in Path(path, "cgroup.procs").read_text().split())
 
     def _shims(self) -> Iterator[int]:
         for process in psutil.process_iter(["cmdline"]):
