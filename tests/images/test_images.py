@@ -1,12 +1,15 @@
 """The images as pods run them: no root, nothing writable but /tmp, no network, no capability."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from docker.client import DockerClient
@@ -225,10 +228,36 @@ def test_the_same_inputs_make_the_same_layers(engine: Engine, references: dict[s
     recipe = RECIPES["slm-operator"]
     again = f"{REGISTRY}/{recipe.name}:again"
     build.run_build(engine, recipe, choose_base(engine.client, recipe, build.cache_folder()), again, use_cache=False)
-    first, second = (
+    first, second = (files_in(engine, each) for each in (references[recipe.name], again))
+    assert {name: (first.get(name), second.get(name)) for name in dict(first.items() ^ second.items())} == {}
+    first_layers, second_layers = (
         engine.client.images.get(each).attrs["RootFS"]["Layers"] for each in (references[recipe.name], again)
     )
-    assert first == second
+    assert first_layers == second_layers
+
+
+def files_in(engine: Engine, reference: str) -> dict[str, tuple[Any, ...]]:
+    """Every entry of every layer with all that is packed of it, so that a difference is told by its name."""
+    found: dict[str, tuple[Any, ...]] = {}
+    with tempfile.TemporaryFile() as archive:
+        for chunk in engine.client.api.get_image(reference):
+            archive.write(chunk)
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as image:
+            (manifest,) = json.load(extract(image, "manifest.json"))
+            for number, layer in enumerate(manifest["Layers"]):
+                with tarfile.open(fileobj=extract(image, layer)) as files:
+                    for entry in files:
+                        content = hashlib.sha256(extract(files, entry).read()).hexdigest() if entry.isreg() else ""
+                        kind = (entry.type, entry.linkname, entry.mode, entry.uid, entry.gid, entry.mtime)
+                        found[f"{number}/{entry.name}"] = (*kind, *sorted(entry.pax_headers.items()), content)
+    return found
+
+
+def extract(archive: tarfile.TarFile, entry: tarfile.TarInfo | str) -> IO[bytes]:
+    file = archive.extractfile(entry)
+    assert file is not None, entry
+    return file
 
 
 def test_a_base_without_what_is_needed_is_told(engine: Engine, references: dict[str, str]) -> None:
