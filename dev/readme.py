@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from dev.demo.stage import build_cells
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.ports import ObjectKey
 
@@ -33,20 +34,7 @@ RULE = "|---|---:|---|---:|---:|---:|---:|---|"
 def build_row(row: dict[str, Any], selected: str) -> str:
     """One line of the table; what was not measured stays empty."""
     name = f"**{row['type']}**" if row["type"] == selected else row["type"]
-    exact = "" if not row["forecastBytes"] else "yes" if row["forecastBytes"] == row["sizeBytes"] else "no"
-    cells = [
-        name,
-        f"{row['sizeBytes'] / 2**20:.2f} MiB",
-        exact,
-        f"{row['perplexity']:.3f}",
-        "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
-        "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
-        ""
-        if row["tokensPerSecond"] is None
-        else f"{row['tokensPerSecond']:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
-        row["gate"] or "",
-    ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join([name, *build_cells(row)])} |"
 
 
 def build_block(result: dict[str, Any]) -> str:

@@ -201,20 +201,22 @@ def show_table(result: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name in {"type", "gate"} else "right")
     for row in [result["baseline"], *result["variants"]]:
         chosen = " *" if row["type"] == result["selected"] else ""
-        exact = "" if not row["forecastBytes"] else ("yes" if row["forecastBytes"] == row["sizeBytes"] else "NO")
-        table.add_row(
-            row["type"] + chosen,
-            f"{row['sizeBytes'] / 2**20:.2f} MiB",
-            exact,
-            f"{row['perplexity']:.3f}",
-            "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
-            "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
-            ""
-            if row["tokensPerSecond"] is None
-            else f"{row['tokensPerSecond']:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
-            row["gate"] or "",
-        )
+        table.add_row(row["type"] + chosen, *build_cells(row))
     console.print(table)
+
+
+def build_cells(row: dict[str, Any]) -> list[str]:
+    """A variant's figures as the table shows them; what was not measured stays empty."""
+    speed = row["tokensPerSecond"]
+    return [
+        f"{row['sizeBytes'] / 2**20:.2f} MiB",
+        "" if not row["forecastBytes"] else "yes" if row["forecastBytes"] == row["sizeBytes"] else "no",
+        f"{row['perplexity']:.3f}",
+        "" if row["klDivergence"] is None else f"{row['klDivergence']:.5f}",
+        "" if row["topOneAgreement"] is None else f"{row['topOneAgreement']:.2%}",
+        "" if speed is None else f"{speed:.0f} ± {row['tokensPerSecondSpread'] or 0:.0f}",
+        row["gate"] or "",
+    ]
 
 
 def tell_result(result: dict[str, Any], report: Path) -> None:

@@ -95,7 +95,8 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
 def describe_fault(name: str, failure: OSError) -> StepError:
     """A fault of the machine, in words; a full disk gets its own reason."""
     if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"The disk filled up during {name}: free some space or run `slm gc`; what is whole is kept."
+        message = f"The disk filled up during {name}: free some space, or delete objects that nobody"
+        message += " needs (and on a laptop run `slm gc`); what is whole is kept."
         return StepError.of(Reason.INSUFFICIENT_SPACE, message)
     return StepError.of(Reason.STEP_FAILED, f"{name} failed: {failure}.")
 

@@ -186,7 +186,8 @@ class Store:
         if free < needed_bytes + FREE_MARGIN_BYTES:
             message = (
                 f"{purpose} needs {needed_bytes / 2**20:.1f} MiB and {FREE_MARGIN_BYTES >> 20} MiB to spare, "
-                f"but the store's disk has {free / 2**20:.1f} MiB free: free some space or run `slm gc`."
+                f"but the store's disk has {free / 2**20:.1f} MiB free: free some space, or delete objects "
+                "that nobody needs (and on a laptop run `slm gc`)."
             )
             raise Retryable(Reason.INSUFFICIENT_SPACE, message)
 

@@ -9,6 +9,7 @@ from slm_operator.core.manifests.metadata import (
     LABEL_KIND,
     LABEL_NAME,
     LABEL_STEP,
+    SERVE,
     build_labels,
     controller_of,
 )
@@ -24,9 +25,6 @@ from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
 from slm_operator.core.steps import Children
 from slm_operator.core.store import CLAIM_KIND, StoreView
 from slm_operator.ports import Cluster, Manifest, ObjectKey
-
-SERVING = "serve"
-"""Step label of engines, which are pods of ours and yet no step."""
 
 
 async def _fetch(cluster: Cluster, kind: str, namespace: str, name: str) -> AnyResource | None:
@@ -93,7 +91,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         found = await _fetch(cluster, "QuantJob", namespace, service.spec.quant_job_ref.name)
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
-    pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVING})
+    pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
     return ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
@@ -161,6 +159,6 @@ def _works_for(manifest: Manifest) -> tuple[str, str]:
 def _is_busy(manifest: Manifest) -> bool:
     """Whether it is a step's Job or Pod that may write to the store."""
     step = (manifest["metadata"].get("labels") or {}).get(LABEL_STEP, "")
-    if step in ("", SERVING, COLLECT_LABEL):
+    if step in ("", SERVE, COLLECT_LABEL):
         return False
     return not has_ended(manifest) if manifest["kind"] == "Job" else manifest["kind"] == "Pod" and is_live(manifest)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.meta import GROUP
-from slm_operator.core.manifests.metadata import LABEL_STEP, MAX_CHILD_NAME, build_labels, build_metadata
+from slm_operator.core.manifests.metadata import LABEL_STEP, MAX_CHILD_NAME, SERVE, build_labels, build_metadata
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.manifests.pod import PodShape, build_pod_template
 from slm_operator.core.placement import Placement
@@ -13,7 +13,7 @@ from slm_operator.core.plan import Manifest
 from slm_operator.core.resources import engine_memory, fill_resources
 from slm_operator.core.runtimes.llama_cpp import CPUS_VARIABLE, PORT_VARIABLE, START_SECONDS, build_probes
 
-ENGINE_LABEL = {LABEL_STEP: "serve"}
+ENGINE_LABEL = {LABEL_STEP: SERVE}
 ADDRESS_PORT = 80
 """Port of the stable address on a cluster."""
 GRACE_SECONDS = 30

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from slm_operator.api.meta import API_VERSION, GROUP, ObjectMeta
 from slm_operator.core.plan import Manifest
@@ -10,6 +10,8 @@ from slm_operator.core.plan import Manifest
 LABEL_KIND = f"{GROUP}/kind"
 LABEL_NAME = f"{GROUP}/name"
 LABEL_STEP = f"{GROUP}/step"
+SERVE: Final = "serve"
+"""Step label of engines, which are pods of ours and yet no step."""
 FINALIZER = f"{GROUP}/store"
 """On a cluster, on objects that may have bytes in the store: they are removed before the object goes."""
 ANNOTATION_RETRY = f"{GROUP}/retry"
