@@ -7,7 +7,7 @@ SOURCES := operator pipelines dev tests
 BENCH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test soak bench check lint fmt generate chart golden golden-cluster lock clean
+.PHONY: help setup prepared demo demo-down test soak bench check lint fmt generate chart golden golden-cluster lock clean
 .PHONY: cluster-up cluster-demo cluster-down cluster-status cluster-lock images images-clean
 
 help: ## Show this list
@@ -25,11 +25,14 @@ demo: setup ## Fetch, verify, convert, quantize, measure, gate and serve a model
 demo-down: setup ## Stop what the demo left running
 	@$(PY) -m dev.demo.run --down
 
-test: lint ## Everything that can run on this machine; what was skipped is listed with its reason
+prepared: setup
 	@$(PY) -m slm_pipelines.tools.llama_cpp
+	@$(PY) -m dev.prepare
+
+test: lint prepared ## Everything that can run on this machine; what was skipped is listed with its reason
 	@$(PY) -m pytest -n 2 --dist loadgroup
 
-soak: setup ## The long forms: fifty daemon kills, a hundred of operators, faults on a node, a thousand services at rest
+soak: prepared ## The long forms: fifty daemon kills, a hundred of operators, faults on a node, a thousand services at rest
 	@SLM_SOAK=1 $(PY) -m pytest -m soak
 
 bench: setup ## Measure against a peer in one run, JSON into build/bench; BENCH=name runs one

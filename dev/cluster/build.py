@@ -1,10 +1,12 @@
 """Programs built from Go modules, once per version, into the cache folder outside the work tree."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,25 +68,29 @@ def _place(name: str) -> Path:
 
 
 def _built(target: Path, command: list[str], folder: Path, title: str) -> Path:
-    """The program in the cache. It appears there whole or not at all; two builders at once do no harm."""
+    """The program in the cache. It appears there whole or not at all; a second builder waits for the first."""
     if target.exists():
         return target
     if shutil.which("go") is None:
         raise BuildFailed(f"{title} is built with Go, which is not on PATH: apt-get install golang")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _build(target, command, folder, title)
+    return target
+
+
+def _build(target: Path, command: list[str], folder: Path, title: str) -> None:
     sys.stderr.write(f"==> Building {title} (once; kept in {target.parent})\n")
     began = time.monotonic()
-    scratch = target.with_name(f".{target.name}-{os.getpid()}")
-    scratch.mkdir(parents=True)
-    try:
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(scratch), "GOWORK": "off"}
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": scratch, "GOWORK": "off"}
         done = subprocess.run(
             ["go", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise BuildFailed(f"{title} could not be built:\n{done.stderr[-2000:]}")
-        (made,) = scratch.iterdir()
+        (made,) = Path(scratch).iterdir()
         made.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     sys.stderr.write(f"    {target.stat().st_size >> 20} MiB in {time.monotonic() - began:.0f} s\n")
-    return target

@@ -1,6 +1,6 @@
 """What a cluster is built from: every version in this one place.
 
-``python -m dev.cluster lock`` writes the module files of a Kubernetes version that is new here.
+``make cluster-lock`` writes the module files of a Kubernetes version that is new here.
 """
 
 import os

@@ -4,14 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from docker.errors import DockerException
-
-from dev.apt import NotInstalled
-from dev.cluster.processes import StartFailed
-from dev.images.base import BaseFailed
-from dev.images.build import BuildFailed, build_images, clean, describe
+from dev.images.build import FAILURES, BuildFailed, build_images, clean, describe
 from dev.images.context import ContextFailed, write_context
-from dev.images.engine import EngineMissing
 from dev.images.recipe import ARCHITECTURES, RECIPES
 
 EPILOG = """examples:
@@ -19,8 +13,6 @@ EPILOG = """examples:
   python -m dev.images build --base REGISTRY/debian:forky on another base image
   python -m dev.images context slm-operator FOLDER --architecture arm64
   docker buildx build --platform linux/arm64 FOLDER       a build for elsewhere, from that folder"""
-
-FAILURES = (NotInstalled, StartFailed, BaseFailed, BuildFailed, ContextFailed, EngineMissing, DockerException)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,15 +69,7 @@ def main() -> int:
             case _:
                 removed = clean()
                 sys.stdout.write("\n".join(removed or ["there was nothing to remove"]) + "\n")
-    except (
-        NotInstalled,
-        StartFailed,
-        BaseFailed,
-        BuildFailed,
-        ContextFailed,
-        EngineMissing,
-        DockerException,
-    ) as problem:
+    except FAILURES as problem:
         sys.stderr.write(f"images: {problem}\n")
         return 1
     return 0

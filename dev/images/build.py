@@ -16,10 +16,12 @@ from typing import Any
 
 from docker.errors import DockerException
 
+from dev.apt import NotInstalled
 from dev.cluster import build as programs
-from dev.images.base import Base, choose_base
-from dev.images.context import pack, write_context
-from dev.images.engine import Engine, open_engine, running_engine
+from dev.cluster.processes import StartFailed
+from dev.images.base import Base, BaseFailed, choose_base
+from dev.images.context import ContextFailed, pack, write_context
+from dev.images.engine import Engine, EngineMissing, open_engine, running_engine
 from dev.images.recipe import RECIPES, REGISTRY, Recipe, project_version
 
 KEPT_ARCHIVES = 6
@@ -31,6 +33,10 @@ EPOCH_SECONDS = int(os.environ.get("SOURCE_DATE_EPOCH") or 1767225600)
 
 class BuildFailed(Exception):
     """An image could not be built; the message ends with what the engine said."""
+
+
+FAILURES = (NotInstalled, StartFailed, BaseFailed, BuildFailed, ContextFailed, EngineMissing, DockerException)
+"""Whatever keeps an image from being built; each message says what to do."""
 
 
 @dataclass(frozen=True)
