@@ -7,7 +7,7 @@ from tests.node.asking import Asker
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
 from tests.support.installed import (
-    LONG_NODE_TESTS,
+    NODE_TESTS,
     Installed,
     Namespace,
     drain,
@@ -18,7 +18,7 @@ from tests.support.installed import (
     until,
 )
 
-pytestmark = LONG_NODE_TESTS
+pytestmark = NODE_TESTS
 
 
 @pytest.fixture(scope="module")

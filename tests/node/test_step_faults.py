@@ -17,7 +17,7 @@ from dev.demo.cluster_run import RESTRICTED
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
 from tests.support.installed import (
-    LONG_NODE_TESTS,
+    NODE_TESTS,
     Installed,
     Namespace,
     drain,
@@ -27,7 +27,7 @@ from tests.support.installed import (
     until,
 )
 
-pytestmark = LONG_NODE_TESTS
+pytestmark = NODE_TESTS
 STEPS = ("resolve", "acquire", "convert", "quantize-Q8_0", "evaluate-baseline", "evaluate-Q8_0", "report")
 TIMES = {"lastTransitionTime", "stepSeconds", "results", "storeUid"} | {"reportDigest", "reportHtml"}
 """What of a status no two runs have in common: how long it took, which the report's page tells, and where it ran."""
@@ -101,6 +101,7 @@ LONG = bool(os.environ.get("SLM_SOAK"))
 VICTIMS = {way: set(STEPS if LONG else STEPS[number::2]) for number, way in enumerate(WAYS)}
 
 
+@pytest.mark.soak
 def test_a_step_that_is_ended_in_the_middle_is_done_again_with_the_same_outcome(
     installed: Installed, new_node_namespace: MakeNamespace, node_hub: Hub, undisturbed: dict[str, Any]
 ) -> None:

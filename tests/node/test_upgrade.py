@@ -17,9 +17,9 @@ from dev.demo.cluster_run import RELEASE, RESTRICTED, SYSTEM
 from tests.node.asking import Asker
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
-from tests.support.installed import LONG_NODE_TESTS, ROOT, Installed, Namespace, model, quant_job, service, until
+from tests.support.installed import NODE_TESTS, ROOT, Installed, Namespace, model, quant_job, service, until
 
-pytestmark = LONG_NODE_TESTS
+pytestmark = NODE_TESTS
 BUILD = """
 import json
 from dev.images.build import build_images, describe

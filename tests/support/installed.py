@@ -31,11 +31,6 @@ LITTLE = {"requests": {"cpu": "20m"}}
 """A node of two CPUs must hold the engines of several tests."""
 NODE_TESTS = [pytest.mark.xdist_group("node"), pytest.mark.timeout(2400)]
 """Marks of every test on the node: one worker has it, and the first test also builds what is missing."""
-LONG_NODE_TESTS = [
-    *NODE_TESTS,
-    pytest.mark.soak,
-    pytest.mark.skipif(not os.environ.get("SLM_SOAK"), reason="faults on a node take ten minutes: make soak"),
-]
 
 
 @dataclass(frozen=True)
