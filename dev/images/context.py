@@ -18,8 +18,9 @@ from dev.images.recipe import ARCHITECTURES, Recipe, machine, project_version, s
 
 PLATFORM = "manylinux_2_28"
 """Wheels for glibc 2.28 and newer: Debian forky has 2.43."""
-UNWANTED = ("bin", ".lock", "**/tests")
-"""Console scripts, which name the Python that installed them; uv's own; tests of others, 21 MB of numpy's above all."""
+UNWANTED = ("bin", ".lock", "**/tests", "*.dist-info/RECORD")
+"""Console scripts, which name the Python that installed them, and so do the lists of files with their digests; uv's
+own; tests of others, 21 MB of numpy's above all."""
 
 
 class ContextFailed(Exception):
