@@ -41,6 +41,10 @@ class Cluster(Protocol):
         """Objects of a kind, in one namespace or all (empty), whose labels include ``labels``."""
         ...
 
+    async def list_anew(self, kind: str, namespace: str, labels: Mapping[str, str]) -> Sequence[Manifest]:
+        """As ``list``, but asks the place itself: for decisions that what is merely not known yet must not make."""
+        ...
+
     async def create(self, manifest: Manifest) -> Manifest:
         """Create the object, or leave the one of that name as it is; returns what is there, whoever it belongs to."""
         ...

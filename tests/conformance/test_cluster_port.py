@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dev.cluster.access import Access
+from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.errors import Conflict, NameTaken
@@ -114,6 +115,21 @@ async def test_what_a_write_answered_is_what_the_next_read_shows(place: Place) -
         assert found is not None
         assert found["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
         assert found["spec"]["podSelector"]["matchLabels"]["app"] == app
+
+
+async def test_listing_anew_tells_what_is_there_however_little_was_seen_of_it(place: Place) -> None:
+    for name in ("a", "b"):
+        await place.cluster.apply(place.policy(name))
+    await place.cluster.apply(place.policy("c", labels={"tier": "y"}))
+    if isinstance(place.cluster, KubeCluster):
+        unseen, gone = place.key("b"), place.policy("d")
+        place.cluster._cache.remove(unseen, 1 << 62)
+        place.cluster._cache.put({**gone, "metadata": {**gone["metadata"], "uid": "d", "resourceVersion": "1"}})
+    found = await place.cluster.list_anew("NetworkPolicy", place.namespace, LABELS)
+    assert [(each["kind"], each["apiVersion"], each["metadata"]["name"]) for each in found] == [
+        ("NetworkPolicy", "networking.k8s.io/v1", name) for name in ("a", "b")
+    ]
+    assert await place.cluster.get(place.key("d")) is None
 
 
 async def test_a_status_is_replaced_and_an_equal_one_not_written(place: Place) -> None:

@@ -46,6 +46,19 @@ class KubeCluster:
                 each.setdefault("status", {})["progress"] = told
         return found
 
+    async def list_anew(self, kind: str, namespace: str, labels: Mapping[str, str]) -> Sequence[Manifest]:
+        """What the API server has now; the cache learns it, too."""
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        answer = await self._client.read(KINDS[kind].path(namespace), {"labelSelector": selector})
+        found = [{**item, "kind": kind, "apiVersion": KINDS[kind].api_version} for item in answer["items"] or ()]
+        for each in found:
+            self._cache.put(each)
+        there = {key_of(each) for each in found}
+        for known in map(key_of, self._cache.list(kind, namespace, labels)):
+            if known not in there:
+                self._cache.remove(known, int(answer["metadata"]["resourceVersion"]))
+        return found
+
     async def create(self, manifest: Manifest) -> Manifest:
         """Create the object, or return the one of that name as it is."""
         key = key_of(manifest)

@@ -63,7 +63,7 @@ def _collect(snapshot: DeletionSnapshot, claim: Manifest, now: datetime) -> Plan
     """Have the store cleaned; one collection serves all that were deleted before it began."""
     name, jobs = _job_name(snapshot), snapshot.store.collections.jobs
     usable = [each for each, job in jobs.items() if each == name or _is_younger(job, snapshot)]
-    views = [view_step(each, snapshot.store.collections, now) for each in usable]
+    views = [view_step(each, snapshot.store.collections) for each in usable]
     if any(view.state in ("succeeded", "lost") for view in views):
         return Plan(hold=False)
     failed = next((view for view in views if view.state == "failed"), None)

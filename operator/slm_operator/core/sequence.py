@@ -20,7 +20,6 @@ from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest, ObjectKey, key_of
 from slm_operator.core.resources import SMALL, Memory
 from slm_operator.core.steps import (
-    LAG_SECONDS,
     RETRY_DELAY_SECONDS,
     Children,
     StepView,
@@ -115,7 +114,7 @@ class Sequence:
             job = self.children.jobs.get(name)
             if job is not None and self.store.is_younger_than(job):
                 return StepView("lost")
-        view = view_step(name, self.children, self.now)
+        view = view_step(name, self.children)
         if view.state == "succeeded" or not is_same_store(self.owner.status, self.store):
             return view
         kept = read_outcome(_remembered(self.owner).get(name, ""))
@@ -130,7 +129,7 @@ class Sequence:
         for name, job in self.children.jobs.items():
             if not (self._asked or finished) or name in self._asked or not is_controlled_by(job, self.owner):
                 continue
-            if finished or view_step(name, self.children, self.now).state == "running":
+            if finished or view_step(name, self.children).state == "running":
                 self.delete.append(key_of(job))
 
     def expire(self, concluded_at: datetime | None, ttl_seconds: int | None) -> None:
@@ -161,8 +160,6 @@ class Sequence:
         self.progress = f"{label}: {describe_progress(view.progress)}"
         if view.waiting:
             return Verdict("progressing", Reason.POD_WAITING, f"{label} cannot start: {view.waiting}.")
-        if view.look_again:
-            self.requeue_after_seconds = LAG_SECONDS
         message = f"{self.progress}; last attempt: {view.error.message}" if view.error else self.progress
         return Verdict("progressing", STEP_REASONS[step.step], message)
 

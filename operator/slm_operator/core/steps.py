@@ -1,6 +1,6 @@
 """Reading a step back: what its Job and Pods say happened."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -17,8 +17,6 @@ from slm_operator.core.quantity import format_bytes
 FINISHED_TYPES = {"Complete": "succeeded", "Failed": "failed"}
 RETRY_DELAY_SECONDS = 300.0
 """A step that used up its back-off limit on faults is tried anew after this: long enough not to hammer a hub."""
-LAG_SECONDS = 30.0
-"""How long a Job may be known to have ended before its Pod's end is: the two arrive on different watches."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,6 @@ class StepView:
     """True when trying again cannot help."""
     told: bool = True
     """Whether the error is the step's own; without its Pod only the Job's remains."""
-    look_again: bool = False
-    """Whether what is still missing may never be announced."""
     waiting: str = ""
     """Why its Pod cannot start, in words."""
 
@@ -59,12 +55,23 @@ class Children:
         ordered = {name: tuple(sorted(group, key=_order)) for name, group in grouped.items()}
         return Children({job["metadata"]["name"]: job for job in jobs}, ordered)
 
+    def are_behind(self, answered: Container[str] = ()) -> bool:
+        """Whether a Job has ended and its Pod's end is not known, which may come on another watch, later.
+
+        Jobs that are known to have ``answered`` need no Pod any more.
+        """
+        return any(
+            _finished(job) is not None and all(is_live(pod) for pod in self.pods.get(name, ()))
+            for name, job in self.jobs.items()
+            if name not in answered
+        )
+
 
 def _order(pod: Manifest) -> tuple[str, str]:
     return pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]
 
 
-def view_step(name: str, children: Children, now: datetime) -> StepView:
+def view_step(name: str, children: Children) -> StepView:
     """What the Job of that name and its newest Pod say."""
     job = children.jobs.get(name)
     if job is None:
@@ -77,8 +84,6 @@ def view_step(name: str, children: Children, now: datetime) -> StepView:
     state, reason, message, at = finished
     if state == "succeeded" and outcome is not None and outcome.result is not None:
         return view_outcome(outcome, at)
-    if outcome is None and _may_come(pods, at, now):
-        return StepView("running", look_again=True)
     if state == "succeeded":
         error = StepError(reason=Reason.INTERNAL_ERROR, message=f"The step {name} ended well but left no result.")
         return StepView("failed", error=error, finished_at=at) if pods else StepView("lost")
@@ -105,13 +110,6 @@ def _view_running(pods: tuple[Manifest, ...], outcome: Outcome | None) -> StepVi
     progress = next((shown for pod in reversed(pods) if (shown := _progress(pod)) is not None), None)
     waiting = describe_waiting(pods[-1]) if pods and is_live(pods[-1]) else ""
     return StepView("running", progress=progress, error=outcome.error if outcome else None, waiting=waiting)
-
-
-def _may_come(pods: tuple[Manifest, ...], at: datetime | None, now: datetime) -> bool:
-    """Whether the Pod's end is only not known yet."""
-    if any(not is_live(pod) for pod in pods):
-        return False
-    return at is not None and (now - at).total_seconds() < LAG_SECONDS
 
 
 def _killed(name: str, pods: Iterable[Manifest]) -> StepError | None:

@@ -1,5 +1,7 @@
 """Reads everything a planner looks at, through the Cluster port only."""
 
+from collections.abc import Container
+
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
@@ -41,14 +43,22 @@ async def gather_model_named(cluster: Cluster, namespace: str, name: str) -> SLM
     return found if isinstance(found, SLMModel) else None
 
 
-async def gather_children(cluster: Cluster, namespace: str, labels: dict[str, str], uid: str) -> Children:
+async def gather_children(
+    cluster: Cluster, namespace: str, labels: dict[str, str], uid: str, answered: Container[str] = ()
+) -> Children:
     """Jobs with these labels that the owner of that uid controls, and the Pods of these very Jobs.
 
-    What is left of an earlier owner of the same name tells of bytes that are gone.
+    What is left of an earlier owner of the same name tells of bytes that are gone. A Job whose end is known before its
+    Pod's must not be taken for one that left no result, and be run again: of such Pods the cluster itself is asked,
+    unless the owner has the Job's name among those that ``answered``.
     """
     jobs = [job for job in await cluster.list("Job", namespace, labels) if controller_of(job) == uid]
     uids = {job["metadata"]["uid"] for job in jobs}
     pods = [pod for pod in await cluster.list("Pod", namespace, labels) if controller_of(pod) in uids]
+    known = Children.of(jobs, pods)
+    if not known.are_behind(answered):
+        return known
+    pods = [pod for pod in await cluster.list_anew("Pod", namespace, labels) if controller_of(pod) in uids]
     return Children.of(jobs, pods)
 
 
@@ -71,7 +81,7 @@ async def gather_store(cluster: Cluster, namespace: str, placement: Placement) -
 async def gather_slmmodel(cluster: Cluster, model: SLMModel, placement: Placement) -> ModelSnapshot:
     """What plan_slmmodel looks at."""
     namespace = model.metadata.namespace
-    children = await gather_children(cluster, namespace, build_labels(model), model.metadata.uid)
+    children = await gather_children(cluster, namespace, build_labels(model), model.metadata.uid, model.status.results)
     return ModelSnapshot(model, children, placement, await gather_store(cluster, namespace, placement))
 
 
@@ -79,7 +89,7 @@ async def gather_quantjob(cluster: Cluster, job: QuantJob, placement: Placement)
     """What plan_quantjob looks at."""
     namespace = job.metadata.namespace
     model = await gather_model_named(cluster, namespace, job.spec.model_ref.name)
-    children = await gather_children(cluster, namespace, build_labels(job), job.metadata.uid)
+    children = await gather_children(cluster, namespace, build_labels(job), job.metadata.uid, job.status.results)
     return QuantSnapshot(job, model, children, placement, await gather_store(cluster, namespace, placement))
 
 

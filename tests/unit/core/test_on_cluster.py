@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
-from slm_operator.core.steps import LAG_SECONDS
 from slm_operator.errors import Conflict, NameTaken, Refused
 from tests.support.memory_cluster import STORE, MemoryCluster, Operated
 from tests.support.planning import MODEL, QUANT, SERVICE, digest, fail, manifest, succeed
@@ -286,16 +285,35 @@ async def test_a_step_whose_pod_is_removed_while_others_work_is_not_done_again()
     assert "results" not in made.cluster.objects[QUANT_KEY]["status"]
 
 
-async def test_a_step_whose_end_is_late_is_waited_for_and_one_that_left_nothing_runs_again() -> None:
+@pytest.mark.parametrize("seen", ["as it was while it ran", "not at all"])
+async def test_of_a_step_whose_pods_end_is_not_seen_yet_the_cluster_is_asked(
+    monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    made = Operated()
+    await made.put(MODEL)
+    await made.settle(lambda _: None)
+    (job,) = made.running_jobs()
+    before = await made.cluster.list("Pod", "default") if seen == "as it was while it ran" else []
+    made.cluster.finish(job, succeed("resolve"))
+    made.cluster.writes.clear()
+    listed = made.cluster.list
+
+    async def behind(kind: str, namespace: str = "", labels: Any = None) -> Any:
+        return before if kind == "Pod" else await listed(kind, namespace, labels)
+
+    monkeypatch.setattr(made.cluster, "list", behind)
+    await made.reconciler.reconcile(MODEL_KEY)
+    assert made.told("SLMModel", "m")[0] == "Acquiring"
+    assert [write for write in made.cluster.writes if write.startswith("delete")] == []
+
+
+async def test_a_step_that_left_nothing_runs_again() -> None:
     made = Operated()
     await made.put(MODEL)
     await made.settle(lambda _: None)
     (job,) = made.running_jobs()
     made.cluster.finish(job, succeed("resolve"))
     del made.cluster.objects[ObjectKey("Pod", "default", f"{job.name}-0")]
-    assert await made.reconciler.reconcile(MODEL_KEY) == LAG_SECONDS
-    assert made.told("SLMModel", "m") == ("Resolving", "resolve: starting")
-    made.cluster.wait(LAG_SECONDS)
     made.cluster.writes.clear()
     await made.settle(succeed)
     assert made.condition("SLMModel", "m")["status"] == "True"
