@@ -1,0 +1,101 @@
+"""What one engine needs: of a node's memory, or of each of its GPUs."""
+
+from dataclasses import dataclass, replace
+
+from slm_contract.results import ModelShape
+from slm_operator.core.inventory import Accelerator
+from slm_operator.core.quantity import format_bytes
+from slm_operator.core.resources import engine_memory
+from slm_operator.core.sizes import BATCH_TOKENS, ServingMemory, serving_bytes
+from slm_operator.core.tensor_parallel import tensor_parallel_sizes
+
+GIB = 2**30
+LLAMA_CPP_MARGIN_BYTES = GIB
+"""What llama.cpp itself leaves free on each device (``--fit-target``, 1024 MiB by default): driver context, kernels."""
+VLLM_UTILIZATION = 0.9
+"""Share of a GPU that vLLM takes (``--gpu-memory-utilization``, its default): the rest is driver context and slack."""
+VLLM_BATCH_TOKENS, VLLM_LARGE_BATCH_TOKENS, VLLM_LARGE_DEVICE_BYTES = 2048, 8192, 70 * GIB
+"""Tokens that vLLM computes at once (``--max-num-batched-tokens``): more on devices of 70 GiB and above
+(vllm/engine/arg_utils.py, ``get_batch_defaults``)."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is to be served, and how."""
+
+    shape: ModelShape | None
+    """None where the model's shape is not known: then the weights are all that the estimate has."""
+    weights_bytes: int
+    """Size of the weights that an engine loads, bytes."""
+    context_size: int
+    """Tokens of one slot."""
+    slots: int
+    """Requests at the same time."""
+    kv_type: str = "f16"
+    """Type of the KV cache's elements; never changed to make something fit."""
+    variant: str = ""
+    """Type of the weights, such as Q8_0, for the sentence; empty where it does not matter."""
+    engine: str = "llama.cpp"
+    """llama.cpp or vllm: they take memory differently and split a model differently."""
+
+    def with_context(self, context_size: int) -> "Demand":
+        """The same with another context."""
+        return replace(self, context_size=context_size)
+
+    def with_slots(self, slots: int) -> "Demand":
+        """The same with another number of slots."""
+        return replace(self, slots=slots)
+
+    @property
+    def serving(self) -> ServingMemory | None:
+        """Weights, KV cache and compute buffers; None without a shape."""
+        if self.shape is None:
+            return None
+        return serving_bytes(self.shape, self.weights_bytes, self.context_size, self.slots, self.kv_type)
+
+    def describe(self) -> str:
+        """``needs 9.20 GiB: weights 4.58 GiB, KV cache 4.00 GiB (4 slots of 8192 tokens), buffers 134.0 MiB``."""
+        serving, slots = self.serving, "1 slot" if self.slots == 1 else f"{self.slots} slots"
+        if serving is None:
+            return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.weights_bytes)}"
+        named = f" {self.variant}" if self.variant else ""
+        return (
+            f"{format_bytes(serving.total)} (weights{named} {format_bytes(serving.weights)}, KV cache "
+            f"{format_bytes(serving.kv_cache)} for {slots} of {self.context_size} tokens, buffers "
+            f"{format_bytes(serving.compute)})"
+        )
+
+
+def node_bytes(demand: Demand) -> int:
+    """Memory of a node that an engine on CPUs requests, bytes."""
+    serving = demand.serving
+    return engine_memory(demand.weights_bytes, serving.total if serving else 0).request_bytes
+
+
+def device_bytes(demand: Demand, devices: int, accelerator: Accelerator) -> int:
+    """Memory that each of ``devices`` GPUs must have, bytes, with what the engine leaves to the driver.
+
+    Weights and KV cache are divided (key-value heads only as far as there are any); buffers are each device's own.
+    """
+    serving = demand.serving
+    if serving is None:
+        parts, compute = demand.weights_bytes * 3 // 2 // devices, 0
+    else:
+        kv_parts = min(devices, demand.shape.kv_heads) if demand.shape and demand.engine == "vllm" else devices
+        parts = -(-serving.weights // devices) + -(-serving.kv_cache // kv_parts)
+        compute = serving.compute
+    if demand.engine != "vllm":
+        return parts + compute + LLAMA_CPP_MARGIN_BYTES
+    large = accelerator.memory_bytes >= VLLM_LARGE_DEVICE_BYTES
+    batch = VLLM_LARGE_BATCH_TOKENS if large else VLLM_BATCH_TOKENS
+    return int((parts + compute * batch // BATCH_TOKENS) / VLLM_UTILIZATION)
+
+
+def splits(demand: Demand, devices: int) -> list[int]:
+    """Numbers of GPUs that the engine can split the model over, smallest first.
+
+    llama.cpp gives each device whole layers, so any number will do up to the number of layers.
+    """
+    if demand.engine == "vllm":
+        return tensor_parallel_sizes(demand.shape, devices)
+    return list(range(1, min(devices, demand.shape.layers if demand.shape else devices) + 1))
