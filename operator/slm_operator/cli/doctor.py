@@ -15,6 +15,7 @@ import typer
 from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, FAILURE
 from slm_operator.cli.findings import Finding
+from slm_operator.cli.gpus import find_gpus
 from slm_operator.cli.session import load_settings
 from slm_operator.cli.surroundings import check_daemon, check_hub, check_load, count_cpus
 from slm_operator.cli.terminal import terminal
@@ -128,19 +129,10 @@ def check_features(_: Settings) -> Finding:
     return Finding("ok", "features", ", ".join(found))
 
 
-def check_gpu(_: Settings) -> Finding:
-    """Whether there is a GPU; the engine that is installed here uses CPUs."""
-    if shutil.which("nvidia-smi") is None:
-        return Finding("ok", "gpu", "not looked for, as there is no nvidia-smi")
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return Finding("warn", "gpu", "nvidia-smi does not answer: see whether the driver is loaded")
-    if done.returncode:
-        return Finding("warn", "gpu", f"nvidia-smi failed: {done.stdout.strip()[-200:]}")
-    names = "; ".join(done.stdout.strip().splitlines())
-    return Finding("ok", "gpu", f"{names}; used only by a llama.cpp built for it (SLM_LLAMA_CPP)")
+def check_gpu(settings: Settings) -> Finding:
+    """Which GPUs there are, and whether the engine that is installed here uses them."""
+    benches = (folder / "llama-bench" for _, folder in engine_folders(settings))
+    return find_gpus(next((bench for bench in benches if os.access(bench, os.X_OK)), None))
 
 
 def read_cpu_quota(cgroup: Path) -> float | None:
