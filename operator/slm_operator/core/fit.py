@@ -4,12 +4,12 @@ Memory is compared with what nodes offer at best (allocatable, or a GPU's memory
 Pending for ever, and what fits may still have to wait for others to leave.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from slm_operator.core.fit_demand import Demand, device_bytes, node_bytes, splits
-from slm_operator.core.inventory import Accelerator, Inventory, NodeKind, Taint
+from slm_operator.core.fit_demand import Demand, device_bytes, splits
+from slm_operator.core.fit_places import Place, Tolerations, find_places, is_repelling, snugness
+from slm_operator.core.inventory import Inventory, NodeKind
 from slm_operator.core.quantity import format_bytes
 
 SHOWN_KINDS = 3
@@ -20,6 +20,8 @@ SHORTEST_CONTEXT = 256
 """A shorter context would serve nobody: nothing below it is proposed."""
 MOST_DEVICES = 16
 """The largest number of GPUs that is proposed for one node: what machines are built with."""
+NO_GPU = "None offers a GPU: add one, or see whether its device plugin or DRA driver runs."
+NO_NODE = "None is there that takes pods: see whether nodes are ready, and what spec.nodeSelector asks for."
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,6 @@ class Variant:
     """Size of its file, bytes."""
     exists: bool
     """Whether it was made already; else the size is forecast."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """An engine on one kind of node: on its CPUs, or on so many of its GPUs."""
-
-    kind: NodeKind
-    accelerator: Accelerator | None
-    """None for the CPUs."""
-    devices: int
-    """GPUs it takes; 0 on CPUs."""
-    needed_bytes: int
-    """Memory it takes of the node, or of each GPU, bytes."""
-    offered_bytes: int
-    """Memory that the node, or each GPU, has; 0 where it is not known."""
-
-    @property
-    def missing_bytes(self) -> int:
-        """Bytes by which it does not fit; 0 where it fits, or where nobody knows."""
-        return max(0, self.needed_bytes - self.offered_bytes) if self.offered_bytes else 0
-
-    @property
-    def fits(self) -> bool:
-        """Whether it is known to fit."""
-        return 0 < self.needed_bytes <= self.offered_bytes
-
-    def __str__(self) -> str:
-        """The place by its node kind."""
-        return self.kind.describe(self.accelerator)
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,7 @@ def check_fit(
     demand: Demand,
     inventory: Inventory,
     variants: Sequence[Variant] = (),
-    tolerations: Sequence[Mapping[str, Any]] = (),
+    tolerations: Tolerations = (),
     *,
     accelerator: str = "auto",
 ) -> FitVerdict:
@@ -97,62 +70,20 @@ def check_fit(
     open_kinds: list[NodeKind] = []
     repelled: list[NodeKind] = []
     for kind in inventory.kinds:
-        (repelled if _repels(kind, tolerations) else open_kinds).append(kind)
-    places = [place for kind in open_kinds for place in _places(kind, demand, accelerator, tolerations)]
-    fits = sorted((place for place in places if place.fits), key=_snugness)
+        (repelled if is_repelling(kind, tolerations) else open_kinds).append(kind)
+    places = [place for kind in open_kinds for place in find_places(kind, demand, accelerator, tolerations)]
+    fits = sorted((place for place in places if place.fits), key=snugness)
     misses = sorted((place for place in places if place.missing_bytes), key=lambda place: place.missing_bytes)
     unknown = [place for place in places if not place.offered_bytes]
 
     def fits_with(other: Demand) -> bool:
-        again = (_places(kind, other, accelerator, tolerations) for kind in open_kinds)
+        again = (find_places(kind, other, accelerator, tolerations) for kind in open_kinds)
         return any(place.fits for found in again for place in found)
 
     advice = () if fits or not misses else tuple(_advise(demand, variants, misses, fits_with))
-    message = _describe(demand, fits, misses, unknown, repelled, advice)
+    gpu_only = accelerator == "gpu" or demand.engine == "vllm"
+    message = _describe(demand, fits, misses, unknown, repelled, advice, gpu_only=gpu_only)
     return FitVerdict(tuple(fits), tuple(misses), tuple(unknown), tuple(repelled), advice, message)
-
-
-def _places(kind: NodeKind, demand: Demand, accelerator: str, tolerations: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Where on such a node an engine could run; an engine on GPUs needs a vLLM or GGUF of its own either way."""
-    places = []
-    if accelerator != "gpu" and demand.engine != "vllm" and _tolerates(kind.taints, tolerations):
-        places.append(Place(kind, None, 0, node_bytes(demand), kind.memory_bytes))
-    if accelerator != "none":
-        places += [_on_devices(kind, demand, item) for item in kind.accelerators if item.devices]
-    return [place for place in places if place.offered_bytes or place.accelerator]
-
-
-def _on_devices(kind: NodeKind, demand: Demand, accelerator: Accelerator) -> Place:
-    """On as few devices as will do, or on as many as can be used where none will."""
-    for devices in splits(demand, accelerator.devices):
-        place = Place(kind, accelerator, devices, device_bytes(demand, devices, accelerator), accelerator.usable_bytes)
-        if place.fits or not place.offered_bytes:
-            return place
-    return place
-
-
-def _snugness(place: Place) -> tuple[int, int, int]:
-    """GPUs before CPUs, few before many, and then the least memory to spare."""
-    return (place.accelerator is None, place.devices, place.offered_bytes - place.needed_bytes)
-
-
-def _repels(kind: NodeKind, tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether neither the node's CPUs nor its GPUs can be had."""
-    own = {item.resource for item in kind.accelerators}
-    return not _tolerates(tuple(taint for taint in kind.taints if taint.key not in own), tolerations)
-
-
-def _tolerates(taints: Sequence[Taint], tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    return all(any(_matches(item, taint) for item in tolerations) for taint in taints)
-
-
-def _matches(toleration: Mapping[str, Any], taint: Taint) -> bool:
-    """The scheduler's rule (k8s.io/api/core/v1, ``Toleration.ToleratesTaint``)."""
-    key, effect = toleration.get("key") or "", toleration.get("effect") or ""
-    exists = toleration.get("operator") == "Exists"
-    if effect not in ("", taint.effect) or key not in ("", taint.key) or (not key and not exists):
-        return False
-    return exists or (toleration.get("value") or "") == taint.value
 
 
 def _advise(
@@ -213,6 +144,8 @@ def _describe(
     unknown: Sequence[Place],
     repelled: Sequence[NodeKind],
     advice: Sequence[str],
+    *,
+    gpu_only: bool,
 ) -> str:
     needs = f"The engine needs {demand.describe()}"
     short = _join([f"{place} lacks {_missing(place)}" for place in misses])
@@ -220,6 +153,8 @@ def _describe(
         named = _join([f"{place}{_on(place)}" for place in fits])
         return f"{needs} and fits on {named}." + (f" Too small: {short}." if misses else "")
     sentences = [f"{needs} and fits on no node" + (f": {short}." if misses else ".")]
+    if not (misses or unknown or repelled):
+        sentences.append(NO_GPU if gpu_only else NO_NODE)
     if unknown:
         sentences.append(
             f"Nobody publishes the memory of {_join([str(place) for place in unknown])}: install the vendor's feature"
@@ -230,7 +165,7 @@ def _describe(
         sentences.append(f"Tainted, and not tolerated by spec.tolerations: {kinds}.")
     if advice:
         sentences.append(f"It would fit with {'; or '.join(advice)}.")
-    elif not unknown:
+    elif misses and not unknown:
         sentences.append("Add a node with more memory, or serve a smaller model.")
     return " ".join(sentences)
 

@@ -1,5 +1,6 @@
 """Fit: where an engine fits, by how much it does not, and what would help, computed from memory alone."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -127,6 +128,22 @@ def test_memory_that_nobody_publishes_is_neither_a_fit_nor_a_miss() -> None:
         "fits on no node. Nobody publishes the memory of NVIDIA (gpu): install the vendor's feature discovery or DRA"
         " driver."
     )
+
+
+@pytest.mark.parametrize(
+    ("engine", "accelerator", "kinds", "message"),
+    [
+        ("vllm", "auto", (build_kind("n", 60),), "fits on no node. None offers a GPU: add one"),
+        ("llama.cpp", "gpu", (build_kind("n", 60),), "fits on no node. None offers a GPU: add one"),
+        ("llama.cpp", "auto", (), "fits on no node. None is there that takes pods: see whether nodes are ready"),
+    ],
+)
+def test_where_there_is_no_place_at_all_the_sentence_says_what_is_missing(
+    engine: str, accelerator: str, kinds: tuple[NodeKind, ...], message: str
+) -> None:
+    verdict = check_fit(replace(DEMAND, engine=engine), Inventory(kinds), accelerator=accelerator)
+    assert (verdict.fits, verdict.misses) == ((), ())
+    assert message in verdict.message
 
 
 def test_a_gpus_own_taint_keeps_only_those_away_who_ask_for_no_gpu() -> None:
