@@ -1,0 +1,194 @@
+"""Who may go to an engine now, and who waits: one queue per service, for a slot and for an engine alike."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slm_operator.gateway.balance import Ring
+from slm_operator.gateway.directory import Directory, Endpoint, Service
+from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.refusal import held_too_long, no_such_model, queue_full
+
+Demand = Callable[[str, int, int], None]
+"""Told whenever a request must wait: the service's key, how many are in flight and how many wait."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    prefix: str
+    size: int
+    turn: "asyncio.Future[Endpoint]"
+
+
+class Admission:
+    """The engines of one service and the requests for them. It belongs to one event loop."""
+
+    def __init__(self, service: Service, limits: Limits, demand: Demand) -> None:
+        self.service: Service | None = None
+        self._key = service.key
+        self._limits = limits
+        self._demand = demand
+        self._loads: dict[str, int] = {}
+        self._cooling: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: deque[_Waiter] = deque()
+        self._waiting_bytes = 0
+        self._in_flight = 0
+        self._ring = Ring(())
+        self.update(service)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that engines work on."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot or for an engine."""
+        return len(self._waiting)
+
+    def update(self, service: Service | None) -> None:
+        """The service is this now; None: it is gone, and nobody waits for it any longer."""
+        before, self.service = self.service, service
+        if service is None:
+            while self._waiting:
+                self._settle(self._waiting.popleft(), no_such_model(self._key))
+            return
+        if before is None or before.endpoints != service.endpoints:
+            ids = [endpoint.id for endpoint in service.endpoints]
+            self._ring = Ring(ids)
+            self._loads = {each: self._loads.get(each, 0) for each in ids}
+            self._warm_all()
+        self._let_in()
+
+    def try_take(self, prefix: str) -> Endpoint | None:
+        """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``."""
+        return None if self._waiting else self._pick(prefix)
+
+    async def take(self, prefix: str, size_bytes: int, seconds: float, *, again: bool = False) -> Endpoint:
+        """An engine for a request, in its turn; raises Refusal when too many wait or the time is over.
+
+        ``again``: the request had its turn, but its engine could not take it.
+        """
+        if not again and (
+            len(self._waiting) >= self._limits.queue_length
+            or self._waiting_bytes + size_bytes > self._limits.queue_bytes
+        ):
+            raise queue_full(self._limits)
+        waiter = _Waiter(prefix, size_bytes, asyncio.get_running_loop().create_future())
+        (self._waiting.appendleft if again else self._waiting.append)(waiter)
+        self._waiting_bytes += size_bytes
+        self._demand(self._key, self._in_flight, len(self._waiting))
+        self._let_in()
+        try:
+            async with asyncio.timeout(seconds):
+                return await waiter.turn
+        except TimeoutError:
+            self._leave(waiter)
+            raise held_too_long(self._key, self._limits) from None
+        except asyncio.CancelledError:
+            self._leave(waiter)
+            raise
+
+    def release(self, endpoint: Endpoint) -> None:
+        """A request has left its engine."""
+        self._in_flight -= 1
+        if endpoint.id in self._loads:
+            self._loads[endpoint.id] -= 1
+        if self._waiting:
+            self._let_in()
+
+    def cool(self, endpoint: Endpoint) -> None:
+        """An engine could not take a request: give it none for a moment."""
+        if endpoint.id not in self._cooling:
+            loop = asyncio.get_running_loop()
+            self._cooling[endpoint.id] = loop.call_later(self._limits.cooling_seconds, self._warm, endpoint.id)
+
+    def close(self) -> None:
+        """End the timers."""
+        for timer in self._cooling.values():
+            timer.cancel()
+
+    def _warm(self, name: str) -> None:
+        del self._cooling[name]
+        self._let_in()
+
+    def _warm_all(self) -> None:
+        """Look at all anew: an engine that came back under its old name need not be waited for."""
+        for timer in self._cooling.values():
+            timer.cancel()
+        self._cooling.clear()
+
+    def _pick(self, prefix: str) -> Endpoint | None:
+        if self.service is None:
+            return None
+        loads = self._loads
+        if self._cooling:
+            loads = {name: load for name, load in loads.items() if name not in self._cooling}
+        name = self._ring.choose(prefix, loads, self.service.slots)
+        if name is None:
+            return None
+        self._loads[name] += 1
+        self._in_flight += 1
+        return next(endpoint for endpoint in self.service.endpoints if endpoint.id == name)
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            waiter = self._waiting[0]
+            endpoint = self._pick(waiter.prefix)
+            if endpoint is None:
+                return
+            self._waiting.popleft()
+            self._settle(waiter, endpoint)
+
+    def _settle(self, waiter: _Waiter, outcome: Endpoint | Exception) -> None:
+        self._waiting_bytes -= waiter.size
+        if isinstance(outcome, Exception):
+            waiter.turn.set_exception(outcome)
+        else:
+            waiter.turn.set_result(outcome)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Whoever waited has gone; its turn may have come in the same moment."""
+        if waiter.turn.done() and not waiter.turn.cancelled():
+            if waiter.turn.exception() is None:
+                self.release(waiter.turn.result())
+            return
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiter)
+            self._waiting_bytes -= waiter.size
+
+
+class Admissions:
+    """Every service's admission, kept up with the directory."""
+
+    def __init__(self, directory: Directory, limits: Limits, demand: Demand) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._demand = demand
+        self._by_key: dict[str, Admission] = {}
+        directory.subscribe(self._changed)
+
+    def of(self, service: Service) -> Admission:
+        """The service's own."""
+        found = self._by_key.get(service.key)
+        if found is None:
+            found = self._by_key[service.key] = Admission(service, self._limits, self._demand)
+        return found
+
+    def loads(self) -> dict[str, tuple[int, int]]:
+        """In flight and waiting, by service."""
+        return {key: (each.in_flight, each.waiting) for key, each in self._by_key.items()}
+
+    def close(self) -> None:
+        """End all timers."""
+        for each in self._by_key.values():
+            each.close()
+
+    def _changed(self, key: str) -> None:
+        if key in self._by_key:
+            service = next((each for each in self._directory.services() if each.key == key), None)
+            self._by_key[key].update(service)
+            if service is None:
+                self._by_key.pop(key).close()

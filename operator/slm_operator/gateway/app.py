@@ -1,0 +1,156 @@
+"""One gateway process: what it listens on, and what each path leads to."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import web
+
+from slm_operator.gateway import refusal as refusals
+from slm_operator.gateway.admission import Admissions, Demand
+from slm_operator.gateway.asking import read_ask
+from slm_operator.gateway.body import read_body
+from slm_operator.gateway.directory import Directory
+from slm_operator.gateway.engines import Engines
+from slm_operator.gateway.headers import SERVER, RequestIds
+from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.proxy import Exchange, Proxy
+from slm_operator.gateway.record import Observer, Record
+from slm_operator.gateway.refusal import Refusal
+from slm_operator.gateway.reply import Stream, refused, whole
+
+LOG = logging.getLogger(__name__)
+MESSAGES = "/v1/messages"
+FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES})
+"""The only paths that engines see."""
+MODELS = "/v1/models"
+NAMESPACE = "default"
+"""Where names without one are looked up."""
+
+Answer = Callable[[web.BaseRequest, Record], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """Answers requests. Made within the event loop that serves them; ``close`` ends it."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        limits: Limits | None = None,
+        *,
+        demand: Demand = lambda *_: None,
+        observe: Observer = lambda _: None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.admissions = Admissions(directory, self.limits, demand)
+        self._directory = directory
+        self._observe = observe
+        self._engines = Engines(self.limits)
+        self._proxy = Proxy(self._engines, self.admissions, self.limits)
+        self._ids = RequestIds()
+        self._now = asyncio.get_running_loop().time
+        self._ending = False
+
+    def end(self) -> None:
+        """Answers under way go on; /readyz says that no new ones should come."""
+        self._ending = True
+
+    async def close(self) -> None:
+        """End connections to engines."""
+        self.admissions.close()
+        await self._engines.close()
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Any request; errors of every kind become answers here."""
+        # As it came: no decoding, no dots taken out, so that no spelling of a path leads to another.
+        path, _, _ = request.raw_path.partition("?")
+        if request.method == "GET" and path in {"/healthz", "/readyz"}:
+            return self._health(ready=path == "/readyz")
+        answer = self._forward if request.method == "POST" and path in FORWARDED else self._others(request.method, path)
+        record = Record(self._ids.of(request.headers), path if answer != self._unknown else "unknown", self._now())
+        try:
+            response = await self._guarded(answer, request, record)
+            record.status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            record.verdict = "cancelled"
+            raise
+        else:
+            return response
+        finally:
+            record.ended = self._now()
+            self._observe(record)
+
+    async def _guarded(self, answer: Answer, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        anthropic = record.route == MESSAGES
+        try:
+            response = await answer(request, record)
+            record.verdict = record.verdict or "ok"
+        except Refusal as refusal:
+            record.verdict = refusal.code
+            response = refused(refusal, record.request_id, anthropic=anthropic)
+        except ConnectionError:
+            raise  # The client's: an engine's have become refusals.
+        except Exception:
+            LOG.exception("request %s", record.request_id)
+            record.verdict = "internal_error"
+            response = refused(refusals.internal(), record.request_id, anthropic=anthropic)
+        return response
+
+    def _others(self, method: str, path: str) -> Answer:
+        if method == "GET" and (path == MODELS or path.startswith(MODELS + "/")):
+            return self._models
+        return self._unknown
+
+    async def _unknown(self, _request: web.BaseRequest, _record: Record) -> web.StreamResponse:
+        raise refusals.no_such_path()
+
+    async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        ask = read_ask(await read_body(request, self.limits))
+        record.model, record.stream = ask.model, ask.stream
+        service = record.service = self._directory.find(ask.model, NAMESPACE)
+        if service is None:
+            raise refusals.no_such_model(ask.model)
+        stream = Stream(request, record.request_id, self.limits.keep_alive_seconds) if ask.stream else None
+        exchange = Exchange(request, record.route, ask, service, record, stream)
+        try:
+            return await self._proxy.forward(exchange)
+        except Refusal as refusal:
+            # The exchange has a stream too where the engine streams unasked.
+            if exchange.stream is None or not await self._has_begun(exchange.stream):
+                raise
+            record.verdict = "truncated" if exchange.stream.passed else refusal.code
+            return await exchange.stream.fail(refusal, anthropic=record.route == MESSAGES)
+        finally:
+            if exchange.stream is not None:
+                await exchange.stream.hush()
+
+    @staticmethod
+    async def _has_begun(stream: Stream) -> bool:
+        await stream.hush()
+        return stream.begun
+
+    async def _models(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        wanted = request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/")
+        if wanted:
+            service = self._directory.find(wanted, NAMESPACE)
+            if service is None:
+                raise refusals.no_such_model(wanted)
+            document: object = _model(service.key, service.namespace, service.created)
+        else:
+            services = self._directory.services()
+            document = {"object": "list", "data": [_model(each.key, each.namespace, each.created) for each in services]}
+        return whole(HTTPStatus.OK, json.dumps(document).encode(), _own_headers(record.request_id))
+
+    def _health(self, *, ready: bool) -> web.Response:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if ready and self._ending else HTTPStatus.OK
+        return whole(status, b"ending\n" if ready and self._ending else b"ok\n", {"Server": SERVER})
+
+
+def _model(key: str, namespace: str, created: int) -> dict[str, object]:
+    return {"id": key, "object": "model", "created": created, "owned_by": namespace}
+
+
+def _own_headers(request_id: str) -> dict[str, str]:
+    return {"Content-Type": "application/json", "X-Request-Id": request_id, "Server": SERVER}

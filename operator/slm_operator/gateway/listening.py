@@ -1,0 +1,89 @@
+"""Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
+
+import asyncio
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from slm_operator.gateway.app import Gateway
+from slm_operator.gateway.refusal import Refusal, internal
+from slm_operator.gateway.reply import refused
+
+BACKLOG = 4096
+LINGERING_SECONDS = 2.0
+"""How long the rest of a refused body is read, so that the client sees the answer and not a reset connection."""
+
+
+class _Connection(RequestHandler):
+    """One client. What aiohttp itself refuses gets an answer in OpenAI's shape, which says nothing of the inside."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.logger.error("answering failed", exc_info=exc)
+            refusal = internal()
+        else:
+            refusal = Refusal(status, "invalid_http", "This is no HTTP that the gateway understands.")
+        response = refused(refusal, "-")
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes connections, up to a number."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        limits = gateway.limits
+        super().__init__(gateway, handler_cancellation=True)
+        self._limits = limits
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None switches it off
+            auto_decompress=False,
+            keepalive_timeout=self._limits.idle_seconds,
+            lingering_time=LINGERING_SECONDS,
+            max_line_size=self._limits.header_bytes,
+            max_field_size=self._limits.header_bytes,
+            max_headers=self._limits.header_count,
+        )
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.connections) > self._limits.connections:
+            transport.abort()
+
+
+class Listener:
+    """A gateway on a port."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._server = _Server(gateway)
+        self._sockets: asyncio.Server | None = None
+        self.port = 0
+
+    async def listen(self, host: str, port: int) -> None:
+        """Bind; 0 takes a free port, which ``port`` then tells. Raises OSError when it is taken."""
+        loop = asyncio.get_running_loop()
+        self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG)
+        self.port = self._sockets.sockets[0].getsockname()[1]
+
+    async def close(self, seconds: float) -> None:
+        """Accept nobody, close what is idle, and give answers under way so long to end."""
+        self._gateway.end()
+        if self._sockets is not None:
+            self._sockets.close()
+        self._server.pre_shutdown()
+        await self._server.shutdown(seconds)
+        await self._gateway.close()

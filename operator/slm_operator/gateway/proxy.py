@@ -1,0 +1,158 @@
+"""From a request that may be answered to an engine's answer."""
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+from aiohttp import web
+
+from slm_operator.gateway.admission import Admission, Admissions
+from slm_operator.gateway.asking import Ask
+from slm_operator.gateway.directory import Endpoint, Service
+from slm_operator.gateway.engines import Engines, NotTaken
+from slm_operator.gateway.headers import headers_to_client, headers_to_engine
+from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.record import Record
+from slm_operator.gateway.refusal import Refusal, engine_failed, engine_silent, held_too_long
+from slm_operator.gateway.reply import EVENT_STREAM, Stream, whole
+from slm_operator.gateway.usage import StreamUsage, Usage, usage_in
+
+PASSED_CLIENT_ERRORS = range(400, 500)
+"""What an engine says of a request that it cannot answer is for the client: too long a prompt, an unknown field."""
+NOT_THE_CLIENTS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.FORBIDDEN)
+"""An engine that asks for a key of its own is set up wrongly; its words would send the client after the wrong key."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way."""
+
+    request: web.BaseRequest
+    path: str
+    ask: Ask
+    service: Service
+    record: Record
+    stream: Stream | None
+    """Where the answer is to be streamed."""
+
+
+class Proxy:
+    """Finds an engine for each request, passes the answer on, and tries another where nothing of it has been sent."""
+
+    def __init__(self, engines: Engines, admissions: Admissions, limits: Limits) -> None:
+        self._engines = engines
+        self._admissions = admissions
+        self._limits = limits
+
+    async def forward(self, exchange: Exchange) -> web.StreamResponse:
+        """The answer, which has been sent where it is a stream; raises Refusal."""
+        admission = self._admissions.of(exchange.service)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.hold_seconds
+        received = 0
+        while True:
+            endpoint = await self._admit(exchange, admission, deadline)
+            try:
+                return await self._try(exchange, endpoint)
+            except NotTaken as problem:
+                received += problem.received
+                if received > self._limits.resends:
+                    raise engine_failed() from problem
+                admission.cool(endpoint)
+                if loop.time() >= deadline:
+                    raise held_too_long(exchange.service.key, self._limits) from problem
+            finally:
+                admission.release(endpoint)
+
+    async def _admit(self, exchange: Exchange, admission: Admission, deadline: float) -> Endpoint:
+        record = exchange.record
+        again = record.attempts > 0
+        endpoint = admission.try_take(exchange.ask.prefix)
+        now = asyncio.get_running_loop().time()
+        if endpoint is None:
+            ask = exchange.ask
+            endpoint = await admission.take(ask.prefix, len(ask.body), max(0.0, deadline - now), again=again)
+            now = asyncio.get_running_loop().time()
+        record.admitted = now
+        record.attempts += 1
+        record.endpoint = endpoint.id
+        return endpoint
+
+    async def _try(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
+        headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
+        # The service may have changed while the request waited.
+        body = exchange.ask.body_for(exchange.service.served_name)
+        answer = await self._engines.ask(endpoint, exchange.path, headers, body)
+        done = False
+        try:
+            if answer.status == HTTPStatus.OK and answer.headers.get("Content-Type", "").startswith(EVENT_STREAM):
+                response = await self._stream(exchange, answer)
+            else:
+                response = await self._whole(exchange, answer)
+            done = True
+            return response
+        finally:
+            # An answer that was not read to its end leaves with its connection: the engine stops at once.
+            if done:
+                answer.release()
+            else:
+                answer.close()
+
+    async def _whole(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        body = await self._engines.read(answer)
+        record = exchange.record
+        if answer.status != HTTPStatus.OK:
+            return await self._error(exchange, answer, body)
+        _count(record, usage_in(body) or Usage(len(exchange.ask.body) // 4, 0, estimated=True))
+        headers = headers_to_client(answer.headers, record.request_id)
+        if exchange.stream is not None:
+            await exchange.stream.hush()
+            if exchange.stream.begun:
+                raise engine_failed()  # It was asked for a stream, and the client has been promised one.
+        record.first_byte = asyncio.get_running_loop().time()
+        return whole(answer.status, body, headers)
+
+    async def _error(self, exchange: Exchange, answer: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+        if answer.status not in PASSED_CLIENT_ERRORS or answer.status in NOT_THE_CLIENTS:
+            raise engine_failed()
+        if exchange.stream is not None:
+            await exchange.stream.hush()
+            if exchange.stream.begun:
+                raise Refusal(answer.status, "refused_by_engine", body.decode("utf-8", "replace"))
+        exchange.record.verdict = "refused_by_engine"
+        return whole(answer.status, body, headers_to_client(answer.headers, exchange.record.request_id))
+
+    async def _stream(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        record = exchange.record
+        stream = exchange.stream or Stream(exchange.request, record.request_id, self._limits.keep_alive_seconds)
+        exchange.stream = stream
+        counts = StreamUsage()
+        try:
+            piece = await _next_piece(answer, passed=False)
+            await stream.begin(answer.headers)
+            record.first_byte = asyncio.get_running_loop().time()
+            while piece:
+                counts.feed(piece)
+                await stream.write(piece)
+                piece = await _next_piece(answer, passed=True)
+            return await stream.end()
+        finally:
+            _count(record, counts.result(len(exchange.ask.body)))
+
+
+async def _next_piece(answer: aiohttp.ClientResponse, *, passed: bool) -> bytes:
+    """The next bytes, none at the end; raises NotTaken while nothing was passed on, and Refusal after that."""
+    try:
+        piece: bytes = await answer.content.readany()
+    except TimeoutError as problem:
+        raise engine_silent() from problem
+    except aiohttp.ClientError as problem:
+        if passed:
+            raise engine_failed() from problem
+        raise NotTaken(received=True) from problem
+    return piece
+
+
+def _count(record: Record, usage: Usage) -> None:
+    record.prompt_tokens, record.completion_tokens, record.estimated = usage.prompt, usage.completion, usage.estimated

@@ -1,0 +1,67 @@
+"""How many tokens an answer took, from the engine's own counts where it gives them."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+FIELD = re.compile(rb'"usage"\s*:\s*(\{)')
+"""Within a string the quotes would be escaped, so this finds fields only."""
+TAIL_BYTES = 4096
+"""Counts come with the last events of a stream."""
+BYTES_PER_TOKEN = 4
+"""Of English text, about; used only where an engine counts nothing."""
+NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+"""Chat, completions and embeddings; responses and Anthropic's messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer."""
+
+    prompt: int
+    completion: int
+    estimated: bool = False
+
+
+def usage_in(body: bytes) -> Usage | None:
+    """The last counts in an answer or in the end of a stream, or None."""
+    start = body.rfind(b'"usage"')
+    while start >= 0:
+        if found := FIELD.match(body, start):
+            return _read(body[found.start(1) :])
+        start = body.rfind(b'"usage"', 0, start)
+    return None
+
+
+def _read(text: bytes) -> Usage | None:
+    try:
+        counts, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    for names in NAMES:
+        prompt, completion = (counts.get(name) for name in names)
+        if isinstance(prompt, int) or isinstance(completion, int):
+            return Usage(_number(prompt), _number(completion))
+    return None
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+class StreamUsage:
+    """Counts while a stream passes."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._events = 0
+
+    def feed(self, piece: bytes) -> None:
+        """A piece as it came; it may end anywhere."""
+        self._events += piece.count(b"data: ")
+        self._tail = piece[-TAIL_BYTES:] if len(piece) >= TAIL_BYTES else (self._tail + piece)[-TAIL_BYTES:]
+
+    def result(self, body_bytes: int) -> Usage:
+        """The engine's counts, or an estimate; ``body_bytes`` is the request's size."""
+        return usage_in(self._tail) or Usage(body_bytes // BYTES_PER_TOKEN, self._events, estimated=True)

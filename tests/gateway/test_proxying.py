@@ -1,0 +1,227 @@
+"""Requests through the gateway to engines and back, over real sockets."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from slm_operator.gateway.limits import Limits
+from tests.support.gateway import CHAT, chat, open_gateway, until
+from tests.support.stub_engine import StubEngine
+
+
+async def collect(answer: aiohttp.ClientResponse, pieces: list[bytes]) -> None:
+    """What comes, also when it breaks off."""
+    async for piece in answer.content.iter_any():
+        pieces.append(piece)  # noqa: PERF401 (a comprehension keeps nothing when it breaks off)
+
+
+async def test_an_answer_comes_back_and_the_engine_gets_the_bytes_as_they_were_sent() -> None:
+    engine = StubEngine()
+    async with open_gateway(engine) as door:
+        sent = b'{ "model" :"default/qwen",  "messages": [], "seed": 1e2, "x": "\xc3\xa4" }'
+        status, headers, answer = await door.post(sent, headers={"X-Request-Id": "mine-1"})
+    assert (status, answer["by"], headers["X-Request-Id"]) == (200, "engine-0", "mine-1")
+    assert engine.seen[0].body == sent
+    record = door.records[0]
+    assert (record.verdict, record.prompt_tokens, record.completion_tokens) == ("ok", 5, 3)
+    assert not record.estimated
+
+
+async def test_neither_credentials_nor_cookies_nor_hop_by_hop_headers_reach_the_engine() -> None:
+    engine = StubEngine()
+    async with open_gateway(engine) as door:
+        secret = {"Authorization": "Bearer s3cret", "Cookie": "a=s3cret", "X-Api-Key": "s3cret", "Te": "trailers"}
+        hops = {"Connection": "keep-alive, X-Hop", "X-Hop": "s3cret", "Proxy-Authorization": "s3cret"}
+        await door.post(chat(), headers={**secret, **hops, "traceparent": "00-1-2-01"})
+    assert "s3cret" not in str(engine.seen[0].headers)
+    assert engine.seen[0].headers["traceparent"] == "00-1-2-01"
+
+
+async def test_the_model_is_named_to_the_engine_as_it_knows_it() -> None:
+    engine = StubEngine()
+    async with open_gateway(engine, aliases=("qwen:Q4_K_M", "org/qwen"), served_name="inner") as door:
+        for name in ("default/qwen", "qwen", "qwen:Q4_K_M", "default/qwen:Q4_K_M", "org/qwen"):
+            status, _, _ = await door.post(chat(name))
+            assert status == 200, name
+    assert {seen.document["model"] for seen in engine.seen} == {"inner"}
+
+
+@pytest.mark.parametrize(
+    "name", ["other/qwen", "qwen2", "qwen:Q8_0", "../default/qwen", "default/qwen/", "DEFAULT/QWEN"]
+)
+async def test_a_model_that_is_not_there_is_a_404_in_openais_shape(name: str) -> None:
+    async with open_gateway(StubEngine()) as door:
+        status, _, answer = await door.post(chat(name))
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert answer["error"]["message"].startswith(f"The model '{name}' does not exist or you may not use it")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The body must be one JSON object, in UTF-8."),
+        (b"[]", "The body must be one JSON object."),
+        (b'{"model": "qwen"', "The body must be one JSON object, in UTF-8."),
+        (b'{"model": "qwen", "x": NaN}', "The body must be one JSON object, in UTF-8."),
+        (b'{"model": "\xff"}', "The body must be one JSON object, in UTF-8."),
+        (b'{"model": 7}', "The field 'model' must name a model"),
+        (b'{"model": "qwen", "stream": "yes"}', "The field 'stream' must be true or false."),
+        (b'{"model": "qwen", "model": "other"}', "A field stands twice in the body"),
+        (b'{"model": "qwen", "mod\\u0065l": "other"}', "A field stands twice in the body"),
+        (b"[" * 100_000, "The body must be one JSON object, in UTF-8."),
+    ],
+)
+async def test_a_body_that_is_no_request_is_a_400_and_no_engine_sees_it(body: bytes, message: str) -> None:
+    engine = StubEngine()
+    async with open_gateway(engine) as door:
+        status, _, answer = await door.post(body)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert answer["error"]["message"].startswith(message)
+    assert engine.seen == []
+
+
+async def test_a_stream_passes_piece_by_piece_as_the_engine_makes_it() -> None:
+    engine = StubEngine(tokens=4, pause_seconds=0.05)
+    async with open_gateway(engine) as door:
+        async with door.session.post(door.url + CHAT, json=chat(stream=True)) as answer:
+            first = await answer.content.readuntil(b"\n\n")
+            assert engine.working == 1, "the first token is here while the engine works on the others"
+            rest = await answer.content.read()
+            assert answer.headers["Content-Type"] == "text/event-stream"
+        await until(lambda: bool(door.records))
+    assert json.loads(first.removeprefix(b"data: "))["choices"][0]["delta"]["content"] == "t0 "
+    assert rest.endswith(b"data: [DONE]\n\n")
+    record = door.records[0]
+    assert (record.verdict, record.estimated, record.stream) == ("ok", True, True)
+    assert record.first_byte < record.ended
+
+
+async def test_a_client_that_leaves_ends_the_work_of_the_engine() -> None:
+    engine = StubEngine(tokens=1000, pause_seconds=0.02)
+    async with open_gateway(engine) as door:
+        answer = await door.session.post(door.url + CHAT, json=chat(stream=True))
+        await answer.content.readuntil(b"\n\n")
+        answer.close()
+        await until(lambda: engine.left == 1)
+        whole = asyncio.create_task(door.post(chat()))
+        await until(lambda: engine.working == 1)
+        whole.cancel()
+        await until(lambda: engine.left == 2)
+        await until(lambda: len(door.records) == 2)
+        assert door.gateway.admissions.loads() == {"default/qwen": (0, 0)}
+    assert [record.verdict for record in door.records] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_cannot_take_a_request_is_passed_over(stream: bool) -> None:  # noqa: FBT001
+    loading, refusing = StubEngine("a", loading=True), StubEngine("b")
+    good = StubEngine("c")
+    async with open_gateway(loading, refusing, good) as door:
+        await refusing.stop()
+        for number in range(6):
+            data = chat(text=f"conversation {number}", stream=stream)
+            async with door.session.post(door.url + CHAT, json=data) as answer:
+                assert answer.status == 200
+                await answer.read()
+    assert len(good.seen) == 6
+
+
+async def test_an_engine_that_dies_before_its_answer_is_replaced_by_another() -> None:
+    dying, good = StubEngine("a", crash_before=0), StubEngine("b")
+    async with open_gateway(dying, good) as door:
+        for number in range(4):
+            assert (await door.post(chat(text=str(number))))[0] == 200
+    assert len(good.seen) == 4
+
+
+async def test_a_request_that_engines_die_of_is_not_tried_on_all_of_them() -> None:
+    engines = [StubEngine(f"e{number}", crash_before=0) for number in range(6)]
+    async with open_gateway(*engines) as door:
+        status, _, answer = await door.post(chat())
+    assert (status, answer["error"]["code"]) == (502, "engine_failed")
+    assert sum(len(engine.seen) for engine in engines) == 3
+
+
+async def test_a_stream_that_breaks_off_is_told_and_never_looks_complete() -> None:
+    engine = StubEngine(tokens=5, crash_before=2, pause_seconds=0.01)
+    async with open_gateway(engine) as door:
+        pieces: list[bytes] = []
+        async with door.session.post(door.url + CHAT, json=chat(stream=True)) as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await collect(answer, pieces)
+        received = b"".join(pieces)
+        await until(lambda: bool(door.records))
+    event = json.loads(received.split(b"event: error\ndata: ")[1])
+    assert event["error"]["code"] == "engine_failed"
+    assert received.count(b'"content"') == 2
+    assert b"[DONE]" not in received
+    assert (door.records[0].verdict, len(engine.seen)) == ("truncated", 1)
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 500, 502])
+async def test_what_goes_wrong_inside_is_not_told_outside(status: int) -> None:
+    engine = StubEngine(status=status, answer=b"Traceback: /models/secret.gguf at 10.0.0.7")
+    async with open_gateway(engine) as door:
+        answer = await door.post(chat())
+    assert answer[0] == 502
+    assert answer[2]["error"]["message"].startswith("The engine failed while it worked on this request")
+    assert "secret" not in str(answer)
+
+
+async def test_what_an_engine_says_of_a_bad_request_is_passed_on() -> None:
+    engine = StubEngine(status=400, answer=b'{"error": {"message": "too long"}}')
+    async with open_gateway(engine) as door:
+        status, _, answer = await door.post(chat())
+        await until(lambda: bool(door.records))
+    assert (status, answer["error"]["message"]) == (400, "too long")
+    assert door.records[0].verdict == "refused_by_engine"
+
+
+async def test_a_silent_engine_is_given_up() -> None:
+    engine = StubEngine(pause_seconds=5)
+    async with open_gateway(engine, limits=Limits(silence_seconds=0.1)) as door:
+        status, _, answer = await door.post(chat())
+        await until(lambda: engine.left == 1)
+    assert (status, answer["error"]["code"]) == (504, "engine_timeout")
+
+
+async def test_an_answer_that_takes_too_long_altogether_is_cut() -> None:
+    engine = StubEngine(tokens=1000, pause_seconds=0.02)
+    async with open_gateway(engine, limits=Limits(total_seconds=0.2)) as door:
+        async with door.session.post(door.url + CHAT, json=chat(stream=True)) as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        await until(lambda: engine.left == 1)
+
+
+async def test_anthropic_clients_get_their_own_shape_of_error() -> None:
+    async with open_gateway(StubEngine()) as door:
+        status, _, answer = await door.post(chat("nothing"), "/v1/messages")
+    assert (status, answer["type"], answer["error"]["type"]) == (404, "error", "not_found_error")
+
+
+async def test_models_are_listed_and_told_one_by_one() -> None:
+    async with open_gateway(StubEngine(), created=7) as door:
+        async with door.session.get(door.url + "/v1/models") as answer:
+            listed: dict[str, Any] = await answer.json()
+        async with door.session.get(door.url + "/v1/models/default/qwen") as answer:
+            one = await answer.json()
+        async with door.session.get(door.url + "/v1/models/default/none") as answer:
+            assert answer.status == 404
+    assert one == {"id": "default/qwen", "object": "model", "created": 7, "owned_by": "default"}
+    assert listed == {"object": "list", "data": [one]}
+
+
+async def test_health_is_told_and_readiness_ends_before_the_process_does() -> None:
+    async with open_gateway(StubEngine()) as door:
+        for path in ("/healthz", "/readyz"):
+            async with door.session.get(door.url + path) as answer:
+                assert (answer.status, await answer.text()) == (200, "ok\n")
+        door.gateway.end()
+        async with door.session.get(door.url + "/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "ending\n")
+        async with door.session.get(door.url + "/healthz") as answer:
+            assert answer.status == 200
