@@ -60,7 +60,7 @@ class Gateway:
     async def close(self) -> None:
         """End connections to engines."""
         self.admissions.close()
-        await self._engines.close()
+        self._engines.close()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Any request; errors of every kind become answers here."""

@@ -1,19 +1,17 @@
-"""Connections to engines, and what can go wrong on them."""
+"""The pool of connections to engines, and what can go wrong on them."""
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
-from functools import lru_cache
 
-import aiohttp
-from yarl import URL
-
+from slm_operator.gateway.connection import Broken, EngineConnection, TooSlow
 from slm_operator.gateway.directory import Endpoint
 from slm_operator.gateway.limits import Limits
-from slm_operator.gateway.refusal import engine_failed, engine_silent
+from slm_operator.gateway.refusal import Refusal, engine_failed, engine_silent
 
 LOG = logging.getLogger(__name__)
 UNAVAILABLE = 503
-READ_BYTES = 64 * 2**10
 POOLED_SECONDS = 4.0
 """Idle connections are closed before engines close them, which both do after 5 s: llama-server by cpp-httplib's
 CPPHTTPLIB_KEEPALIVE_TIMEOUT_SECOND, vLLM by VLLM_HTTP_TIMEOUT_KEEP_ALIVE."""
@@ -28,72 +26,87 @@ class NotTaken(Exception):
         """Whether it may have had the whole request, and perhaps died of it."""
 
 
-@lru_cache(maxsize=4096)
-def _address(endpoint: Endpoint, path: str) -> URL:
-    return URL.build(scheme="http", host=endpoint.host, port=endpoint.port, path=path)
-
-
 class Engines:
-    """One pool of connections for all engines. Made within the event loop that uses it."""
+    """Connections that are kept between requests. Made within the event loop that uses it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        timeout = aiohttp.ClientTimeout(
-            total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.silence_seconds
-        )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=POOLED_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=timeout,
-            auto_decompress=False,
-            read_bufsize=READ_BYTES,
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        )
+        self._idle: defaultdict[Endpoint, list[EngineConnection]] = defaultdict(list)
+        self._loop = asyncio.get_running_loop()
+        self._sweep = self._loop.call_later(POOLED_SECONDS, self._close_idle)
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._session.close()
+    def close(self) -> None:
+        """Close all connections that are idle."""
+        self._sweep.cancel()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
 
-    async def ask(
-        self, endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes
-    ) -> aiohttp.ClientResponse:
-        """The answer's head; close it when done. Raises NotTaken, or Refusal when nobody else should be asked."""
+    async def ask(self, endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes) -> EngineConnection:
+        """The answer's head; give the connection to ``done``. Raises NotTaken, or Refusal: ask nobody else."""
+        connection = self._pooled(endpoint) or await self._connect(endpoint)
         try:
-            answer = await self._session.post(
-                _address(endpoint, path), data=body, headers=headers, allow_redirects=False
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
+            head = _head_of(endpoint, path, headers, len(body))
+            connection.send(head, body, self._limits.silence_seconds, self._limits.total_seconds)
+            if await connection.head() != UNAVAILABLE:
+                return connection
+        except TooSlow:
+            raise engine_silent() from None
+        except Broken as problem:
+            LOG.warning("%s gave no answer: %s", endpoint.id, problem)
+            connection.abort()
+            raise NotTaken(received=True) from problem
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        connection.abort()
+        raise NotTaken(received=False)
+
+    def done(self, endpoint: Endpoint, connection: EngineConnection) -> None:
+        """The answer is of no more use: where it was not read to its end, the engine stops at once."""
+        if connection.finish():
+            self._idle[endpoint].append(connection)
+
+    def _pooled(self, endpoint: Endpoint) -> EngineConnection | None:
+        connections = self._idle.get(endpoint)
+        while connections:
+            connection = connections.pop()
+            if connection.reusable:
+                return connection
+        return None
+
+    async def _connect(self, endpoint: Endpoint) -> EngineConnection:
+        try:
+            async with asyncio.timeout(self._limits.connect_seconds):
+                _, connection = await self._loop.create_connection(EngineConnection, endpoint.host, endpoint.port)
+        except (OSError, TimeoutError) as problem:
             LOG.warning("%s could not be reached: %s", endpoint.id, problem)
             raise NotTaken(received=False) from problem
-        except TimeoutError as problem:
-            raise engine_silent() from problem
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as problem:
-            LOG.warning("%s closed the connection before it answered: %s", endpoint.id, problem)
-            raise NotTaken(received=True) from problem
-        except aiohttp.ClientError as problem:
-            LOG.warning("%s answered no HTTP: %s", endpoint.id, problem)
-            raise engine_failed() from problem
-        if answer.status == UNAVAILABLE:
-            answer.close()
-            raise NotTaken(received=False)
-        return answer
+        return connection
 
-    async def read(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The whole body; raises NotTaken when it breaks off, since nothing of it was passed on."""
-        content = answer.content
-        try:
-            body = await content.readany()
-            if content.at_eof():
-                return body
-            pieces, size = [body], len(body)
-            while piece := await content.readany():
-                pieces.append(piece)
-                size += len(piece)
-                if size > self._limits.answer_bytes:
-                    LOG.warning("an answer is larger than %d bytes, the most that is read", self._limits.answer_bytes)
-                    raise engine_failed()
-            return b"".join(pieces)
-        except TimeoutError as problem:
-            raise engine_silent() from problem
-        except aiohttp.ClientError as problem:
-            raise NotTaken(received=True) from problem
+    def _close_idle(self) -> None:
+        oldest = self._loop.time() - POOLED_SECONDS
+        for endpoint, connections in list(self._idle.items()):
+            for connection in connections:
+                if connection.idle_since < oldest:
+                    connection.abort()
+            self._idle[endpoint] = [each for each in connections if each.reusable]
+            if not self._idle[endpoint]:
+                del self._idle[endpoint]
+        self._sweep = self._loop.call_later(POOLED_SECONDS / 4, self._close_idle)
+
+
+def failed(problem: Broken, *, passed: bool) -> Refusal | NotTaken:
+    """What a broken answer means: another engine may be asked as long as nothing was passed on."""
+    if isinstance(problem, TooSlow):
+        return engine_silent()
+    if passed:
+        return engine_failed()
+    return NotTaken(received=True)
+
+
+def _head_of(endpoint: Endpoint, path: str, headers: Mapping[str, str], size: int) -> bytes:
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{endpoint.port}\r\n{lines}Content-Length: {size}\r\n\r\n"
+    return head.encode("utf-8", "surrogateescape")

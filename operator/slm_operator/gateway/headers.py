@@ -13,7 +13,11 @@ TO_ENGINE = (
     ("anthropic-beta", "anthropic-beta"),
 )
 """Never Authorization, cookies or anything that says who the client is."""
-TO_CLIENT = ("Cache-Control", "Retry-After", "X-Accel-Buffering")
+TO_CLIENT = (
+    ("cache-control", "Cache-Control"),
+    ("retry-after", "Retry-After"),
+    ("x-accel-buffering", "X-Accel-Buffering"),
+)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What may stand in a header and a log line as it is."""
 SERVER = "slm-gateway"
@@ -46,14 +50,14 @@ def headers_to_engine(headers: Mapping[str, str], request_id: str) -> dict[str, 
 
 
 def headers_to_client(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    """Headers of the answer that the client gets."""
+    """Headers of the answer that the client gets; those of the engine come in lower case."""
     passed = {
-        "Content-Type": headers.get("Content-Type", "application/json"),
+        "Content-Type": headers.get("content-type", "application/json"),
         "X-Request-Id": request_id,
         "Server": SERVER,
     }
-    for name in TO_CLIENT:
+    for name, written in TO_CLIENT:
         value = headers.get(name)
         if value is not None:
-            passed[name] = value
+            passed[written] = value
     return passed

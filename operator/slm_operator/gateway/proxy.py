@@ -4,19 +4,19 @@ import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 
-import aiohttp
 from aiohttp import web
 
 from slm_operator.gateway.admission import Admission, Admissions
 from slm_operator.gateway.asking import Ask
+from slm_operator.gateway.connection import Broken, EngineConnection
 from slm_operator.gateway.directory import Endpoint, Service
-from slm_operator.gateway.engines import Engines, NotTaken
+from slm_operator.gateway.engines import Engines, NotTaken, failed
 from slm_operator.gateway.headers import headers_to_client, headers_to_engine
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
-from slm_operator.gateway.refusal import Refusal, engine_failed, engine_silent, held_too_long
+from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long
 from slm_operator.gateway.reply import EVENT_STREAM, Stream, whole
-from slm_operator.gateway.usage import StreamUsage, Usage, usage_in
+from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
 
 PASSED_CLIENT_ERRORS = range(400, 500)
 """What an engine says of a request that it cannot answer is for the client: too long a prompt, an unknown field."""
@@ -84,27 +84,22 @@ class Proxy:
         # The service may have changed while the request waited.
         body = exchange.ask.body_for(exchange.service.served_name)
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)
-        done = False
         try:
-            if answer.status == HTTPStatus.OK and answer.headers.get("Content-Type", "").startswith(EVENT_STREAM):
-                response = await self._stream(exchange, answer)
-            else:
-                response = await self._whole(exchange, answer)
-            done = True
-            return response
+            if answer.status == HTTPStatus.OK and answer.headers.get("content-type", "").startswith(EVENT_STREAM):
+                return await self._stream(exchange, answer)
+            return await self._whole(exchange, answer)
         finally:
-            # An answer that was not read to its end leaves with its connection: the engine stops at once.
-            if done:
-                answer.release()
-            else:
-                answer.close()
+            self._engines.done(endpoint, answer)
 
-    async def _whole(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        body = await self._engines.read(answer)
+    async def _whole(self, exchange: Exchange, answer: EngineConnection) -> web.StreamResponse:
+        try:
+            body = await answer.read_all(self._limits.answer_bytes)
+        except Broken as problem:
+            raise failed(problem, passed=False) from problem
         record = exchange.record
         if answer.status != HTTPStatus.OK:
             return await self._error(exchange, answer, body)
-        _count(record, usage_in(body) or Usage(len(exchange.ask.body) // 4, 0, estimated=True))
+        _count(record, usage_in(body) or Usage(len(exchange.ask.body) // BYTES_PER_TOKEN, 0, estimated=True))
         headers = headers_to_client(answer.headers, record.request_id)
         if exchange.stream is not None:
             await exchange.stream.hush()
@@ -113,7 +108,7 @@ class Proxy:
         record.first_byte = asyncio.get_running_loop().time()
         return whole(answer.status, body, headers)
 
-    async def _error(self, exchange: Exchange, answer: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+    async def _error(self, exchange: Exchange, answer: EngineConnection, body: bytes) -> web.StreamResponse:
         if answer.status not in PASSED_CLIENT_ERRORS or answer.status in NOT_THE_CLIENTS:
             raise engine_failed()
         if exchange.stream is not None:
@@ -123,7 +118,7 @@ class Proxy:
         exchange.record.verdict = "refused_by_engine"
         return whole(answer.status, body, headers_to_client(answer.headers, exchange.record.request_id))
 
-    async def _stream(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _stream(self, exchange: Exchange, answer: EngineConnection) -> web.StreamResponse:
         record = exchange.record
         stream = exchange.stream or Stream(exchange.request, record.request_id, self._limits.keep_alive_seconds)
         exchange.stream = stream
@@ -141,17 +136,12 @@ class Proxy:
             _count(record, counts.result(len(exchange.ask.body)))
 
 
-async def _next_piece(answer: aiohttp.ClientResponse, *, passed: bool) -> bytes:
+async def _next_piece(answer: EngineConnection, *, passed: bool) -> bytes:
     """The next bytes, none at the end; raises NotTaken while nothing was passed on, and Refusal after that."""
     try:
-        piece: bytes = await answer.content.readany()
-    except TimeoutError as problem:
-        raise engine_silent() from problem
-    except aiohttp.ClientError as problem:
-        if passed:
-            raise engine_failed() from problem
-        raise NotTaken(received=True) from problem
-    return piece
+        return await answer.read()
+    except Broken as problem:
+        raise failed(problem, passed=passed) from problem
 
 
 def _count(record: Record, usage: Usage) -> None:

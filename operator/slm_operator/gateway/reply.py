@@ -90,7 +90,7 @@ class Stream:
     async def _comment(self) -> None:
         with contextlib.suppress(ConnectionError):  # The request's own task is cancelled with the connection.
             if self._response is None:
-                await self._prepare({"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"})
+                await self._prepare({"content-type": EVENT_STREAM, "cache-control": "no-cache"})
             while self._response is not None:
                 await self._response.write(COMMENT)
                 await asyncio.sleep(self._seconds)

@@ -7,6 +7,7 @@ from typing import Any
 
 FIELD = re.compile(rb'"usage"\s*:\s*(\{)')
 """Within a string the quotes would be escaped, so this finds fields only."""
+DECODER = json.JSONDecoder()
 TAIL_BYTES = 4096
 """Counts come with the last events of a stream."""
 BYTES_PER_TOKEN = 4
@@ -36,7 +37,7 @@ def usage_in(body: bytes) -> Usage | None:
 
 def _read(text: bytes) -> Usage | None:
     try:
-        counts, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+        counts, _ = DECODER.raw_decode(text.decode("utf-8", "replace"))
     except ValueError:
         return None
     for names in NAMES:

@@ -1,0 +1,201 @@
+"""One connection to an engine: a request out, its answer in, piece by piece.
+
+Of the processor time that a proxy made of aiohttp's client and server spends on a small request, two thirds are the
+client's: redirects, cookies, proxies, compression, timers, none of which engines need. The protocol itself is read by
+llhttp, through httptools.
+"""
+
+import asyncio
+
+import httptools
+
+BUFFER_BYTES = 256 * 2**10
+"""So much of an answer is kept for a client that does not read; then the engine is not read either."""
+INFORMATIONAL = 200
+"""Statuses below are followed by another."""
+
+
+HEAD_BYTES = 64 * 2**10
+"""Longest head of an answer."""
+
+
+class Broken(Exception):
+    """The answer ended before its end, or was no HTTP."""
+
+
+class TooSlow(Broken):
+    """The engine was silent for too long, or took too long altogether."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """One at a time: ``send``, ``head``, then ``read`` until it returns nothing."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._headed = self._ended = self._framed = False
+        self._problem: Exception | None = None
+        self._busy = self._keeps_alive = False
+        self._head_bytes = 0
+        self._silence_seconds = self._deadline = self._last_heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        """Names in lower case."""
+        self.idle_since = 0.0
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent."""
+        return self._transport is not None and not self._busy and self._problem is None
+
+    def send(self, head: bytes, body: bytes, silence_seconds: float, total_seconds: float) -> None:
+        """Send a request, which is given up after so long a silence, or so long altogether; raises Broken."""
+        if self._transport is None:
+            raise Broken("the connection was closed")
+        self._busy, self._headed, self._ended, self._framed = True, False, False, False
+        self.status, self.headers, self._head_bytes = 0, {}, 0
+        now = self._last_heard = self._loop.time()
+        self._silence_seconds, self._deadline = silence_seconds, now + total_seconds
+        self._timer = self._loop.call_at(min(now + silence_seconds, self._deadline), self._watch)
+        self._transport.writelines((head, body))
+
+    async def head(self) -> int:
+        """The answer's status, once its headers are here; raises Broken."""
+        while not self._headed:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """What has come since the last time, waiting for something; nothing: it was the end. Raises Broken."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            await self._wait()
+        pieces = self._pieces
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
+        if self._size > BUFFER_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._size = 0
+        return piece
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body; raises Broken when it breaks off, or is larger than the limit."""
+        whole = await self.read()
+        while not self._ended:
+            whole += await self.read()
+            if len(whole) > limit_bytes:
+                raise Broken(f"the answer is larger than {limit_bytes} bytes")
+        return whole + b"".join(self._pieces)
+
+    def finish(self) -> bool:
+        """The answer was read: whether the connection can take another request. It is closed otherwise."""
+        keeps = self._ended and self._problem is None and self._transport is not None and self._keeps_alive
+        if not keeps:
+            self.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._busy = False
+        self._pieces = []
+        self.idle_since = self._loop.time()
+        return keeps
+
+    def abort(self, problem: Exception | None = None) -> None:
+        """End it at once, so that the engine stops working; who waits gets the problem."""
+        if self._problem is None:
+            self._problem = problem or Broken("closed")
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    # asyncio's protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._transport = None
+        self._keeps_alive = False
+        if self._headed and not self._framed and exc is None:
+            self._ended = True  # Neither length nor chunks: it ends with the connection (RFC 9112, 6.3).
+        elif self._problem is None and not self._ended:
+            self._problem = Broken("the connection was closed")
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if not self._busy or self._ended:
+            self.abort(Broken("bytes that nobody asked for"))  # They would be taken for the next answer.
+            return
+        self._last_heard = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as problem:
+            self.abort(Broken(f"no HTTP: {problem}"))
+        if not self._headed:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.abort(Broken(f"the answer's head is larger than {HEAD_BYTES} bytes"))
+        self._wake()
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        """An answer begins."""
+        if self._ended:
+            raise Broken("a second answer to one request")  # It would be taken for the next one's.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; of two with one name the last counts."""
+        self.headers[name.lower().decode("latin-1")] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """All headers are here."""
+        self.status = self._parser.get_status_code()
+        self._keeps_alive = self._parser.should_keep_alive()
+        self._framed = "content-length" in self.headers or "transfer-encoding" in self.headers
+        self._headed = self.status >= INFORMATIONAL
+
+    def on_body(self, piece: bytes) -> None:
+        """Part of the body, without chunks' framing."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > BUFFER_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """The answer's end."""
+        if self._headed:
+            self._ended = True
+        else:
+            self.headers = {}
+
+    def _watch(self) -> None:
+        due = min(self._last_heard + self._silence_seconds, self._deadline)
+        if self._loop.time() >= due:
+            self.abort(TooSlow())
+        else:
+            self._timer = self._loop.call_at(due, self._watch)
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and (self._headed or self._problem is not None):
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None

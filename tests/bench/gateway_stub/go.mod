@@ -1,0 +1,3 @@
+module gatewaystub
+
+go 1.21
