@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from slm_operator.gateway.access import Access, OpenAccess
 from slm_operator.gateway.app import Gateway
 from slm_operator.gateway.directory import Service, StaticDirectory
 from slm_operator.gateway.limits import Limits
@@ -61,14 +62,18 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @asynccontextmanager
-async def open_gateway(*engines: StubEngine, limits: Limits = LIMITS, **service: Any) -> AsyncIterator[Door]:
+async def open_gateway(
+    *engines: StubEngine, limits: Limits = LIMITS, access: Access | None = None, **service: Any
+) -> AsyncIterator[Door]:
     """A gateway with one service, default/qwen, and these engines started behind it."""
     endpoints = tuple([await engine.start() for engine in engines])
     given = Service("default", "qwen", **{"slots": 4, "digest": "sha256:" + "a" * 64, **service})
     directory = StaticDirectory([replace(given, endpoints=endpoints)])
     records: list[Record] = []
     wanted: list[tuple[str, int, int]] = []
-    gateway = Gateway(directory, limits, demand=lambda *told: wanted.append(told), observe=records.append)
+    gateway = Gateway(
+        directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told), observe=records.append
+    )
     listener = Listener(gateway)
     await listener.listen(HOST, 0)
     async with aiohttp.ClientSession() as session:

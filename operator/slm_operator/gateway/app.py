@@ -9,10 +9,11 @@ from http import HTTPStatus
 from aiohttp import web
 
 from slm_operator.gateway import refusal as refusals
+from slm_operator.gateway.access import Access, Caller
 from slm_operator.gateway.admission import Admissions, Demand
-from slm_operator.gateway.asking import read_ask
+from slm_operator.gateway.asking import Ask, read_ask
 from slm_operator.gateway.body import read_body
-from slm_operator.gateway.directory import Directory
+from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.engines import Engines
 from slm_operator.gateway.headers import SERVER, RequestIds
 from slm_operator.gateway.limits import Limits
@@ -26,8 +27,6 @@ MESSAGES = "/v1/messages"
 FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES})
 """The only paths that engines see."""
 MODELS = "/v1/models"
-NAMESPACE = "default"
-"""Where names without one are looked up."""
 
 Answer = Callable[[web.BaseRequest, Record], Awaitable[web.StreamResponse]]
 
@@ -38,6 +37,7 @@ class Gateway:
     def __init__(
         self,
         directory: Directory,
+        access: Access,
         limits: Limits | None = None,
         *,
         demand: Demand = lambda *_: None,
@@ -46,6 +46,7 @@ class Gateway:
         self.limits = limits or Limits()
         self.admissions = Admissions(directory, self.limits, demand)
         self._directory = directory
+        self._access = access
         self._observe = observe
         self._engines = Engines(self.limits)
         self._proxy = Proxy(self._engines, self.admissions, self.limits)
@@ -107,11 +108,29 @@ class Gateway:
         raise refusals.no_such_path()
 
     async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        # Who asks comes first: strangers send no bodies.
+        caller = await self._identify(request, record)
         ask = read_ask(await read_body(request, self.limits))
         record.model, record.stream = ask.model, ask.stream
-        service = record.service = self._directory.find(ask.model, NAMESPACE)
-        if service is None:
-            raise refusals.no_such_model(ask.model)
+        service = record.service = await self._find(ask.model, caller)
+        self._access.begin(caller, record.arrived)
+        try:
+            return await self._answer(request, record, ask, service)
+        finally:
+            self._access.end(caller, record.prompt_tokens + record.completion_tokens)
+
+    async def _identify(self, request: web.BaseRequest, record: Record) -> Caller:
+        caller = await self._access.identify(request.headers)
+        record.caller = caller.name
+        return caller
+
+    async def _find(self, model: str, caller: Caller) -> Service:
+        service = self._directory.find(model, caller.namespace)
+        if service is None or not await self._access.may_use(caller, service):
+            raise refusals.no_such_model(model)
+        return service
+
+    async def _answer(self, request: web.BaseRequest, record: Record, ask: Ask, service: Service) -> web.StreamResponse:
         stream = Stream(request, record.request_id, self.limits.keep_alive_seconds) if ask.stream else None
         exchange = Exchange(request, record.route, ask, service, record, stream)
         try:
@@ -132,15 +151,14 @@ class Gateway:
         return stream.begun
 
     async def _models(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        caller = await self._identify(request, record)
         wanted = request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/")
         if wanted:
-            service = self._directory.find(wanted, NAMESPACE)
-            if service is None:
-                raise refusals.no_such_model(wanted)
-            document: object = _model(service.key, service.namespace, service.created)
+            document = _model(await self._find(wanted, caller))
         else:
             services = self._directory.services()
-            document = {"object": "list", "data": [_model(each.key, each.namespace, each.created) for each in services]}
+            allowed = [_model(each) for each in services if await self._access.may_use(caller, each)]
+            document = {"object": "list", "data": allowed}
         return whole(HTTPStatus.OK, json.dumps(document).encode(), _own_headers(record.request_id))
 
     def _health(self, *, ready: bool) -> web.Response:
@@ -148,8 +166,8 @@ class Gateway:
         return whole(status, b"ending\n" if ready and self._ending else b"ok\n", {"Server": SERVER})
 
 
-def _model(key: str, namespace: str, created: int) -> dict[str, object]:
-    return {"id": key, "object": "model", "created": created, "owned_by": namespace}
+def _model(service: Service) -> dict[str, object]:
+    return {"id": service.key, "object": "model", "created": service.created, "owned_by": service.namespace}
 
 
 def _own_headers(request_id: str) -> dict[str, str]:
