@@ -71,9 +71,8 @@ async def open_gateway(
     directory = StaticDirectory([replace(given, endpoints=endpoints)])
     records: list[Record] = []
     wanted: list[tuple[str, int, int]] = []
-    gateway = Gateway(
-        directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told), observe=records.append
-    )
+    gateway = Gateway(directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told))
+    gateway.observe_with(records.append)
     listener = Listener(gateway)
     await listener.listen(HOST, 0)
     async with aiohttp.ClientSession() as session:

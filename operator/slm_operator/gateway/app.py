@@ -28,6 +28,8 @@ FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embedding
 """The only paths that engines see."""
 MODELS = "/v1/models"
 
+Check = Callable[[], None]
+"""Called before each request that would be forwarded; raises Refusal while none may be."""
 Answer = Callable[[web.BaseRequest, Record], Awaitable[web.StreamResponse]]
 
 
@@ -41,18 +43,23 @@ class Gateway:
         limits: Limits | None = None,
         *,
         demand: Demand = lambda *_: None,
-        observe: Observer = lambda _: None,
+        check: Check = lambda: None,
     ) -> None:
         self.limits = limits or Limits()
         self.admissions = Admissions(directory, self.limits, demand)
         self._directory = directory
         self._access = access
-        self._observe = observe
+        self._observers: tuple[Observer, ...] = ()
+        self._check = check
         self._engines = Engines(self.limits)
         self._proxy = Proxy(self._engines, self.admissions, self.limits)
         self._ids = RequestIds()
         self._now = asyncio.get_running_loop().time
         self._ending = False
+
+    def observe_with(self, *observers: Observer) -> None:
+        """Tell these of each request, when it has ended."""
+        self._observers = observers
 
     def end(self) -> None:
         """Answers under way go on; /readyz says that no new ones should come."""
@@ -81,7 +88,8 @@ class Gateway:
             return response
         finally:
             record.ended = self._now()
-            self._observe(record)
+            for observe in self._observers:
+                observe(record)
 
     async def _guarded(self, answer: Answer, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         anthropic = record.route == MESSAGES
@@ -108,6 +116,7 @@ class Gateway:
         raise refusals.no_such_path()
 
     async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        self._check()
         # Who asks comes first: strangers send no bodies.
         caller = await self._identify(request, record)
         ask = read_ask(await read_body(request, self.limits))

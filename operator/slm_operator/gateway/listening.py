@@ -1,10 +1,12 @@
 """Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from slm_operator.gateway.app import Gateway
 from slm_operator.gateway.refusal import Refusal, internal
@@ -87,3 +89,15 @@ class Listener:
         self._server.pre_shutdown()
         await self._server.shutdown(seconds)
         await self._gateway.close()
+
+
+async def listen_for_metrics(metrics: Callable[[], bytes], host: str, port: int) -> asyncio.Server:
+    """Offer /metrics, on a port of its own: clients have no business there. Raises OSError when it is taken."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if (request.method, request.raw_path) != ("GET", "/metrics"):
+            return web.Response(status=HTTPStatus.NOT_FOUND)
+        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    server = web.Server(answer, access_log=None)
+    return await asyncio.get_running_loop().create_server(server, host, port)

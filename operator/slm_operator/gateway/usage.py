@@ -8,6 +8,7 @@ from typing import Any
 FIELD = re.compile(rb'"usage"\s*:\s*(\{)')
 """Within a string the quotes would be escaped, so this finds fields only."""
 DECODER = json.JSONDecoder()
+DONE = b"data: [DONE]"
 TAIL_BYTES = 4096
 """Counts come with the last events of a stream."""
 BYTES_PER_TOKEN = 4
@@ -65,4 +66,5 @@ class StreamUsage:
 
     def result(self, body_bytes: int) -> Usage:
         """The engine's counts, or an estimate; ``body_bytes`` is the request's size."""
-        return usage_in(self._tail) or Usage(body_bytes // BYTES_PER_TOKEN, self._events, estimated=True)
+        events = self._events - self._tail.count(DONE)
+        return usage_in(self._tail) or Usage(body_bytes // BYTES_PER_TOKEN, events, estimated=True)

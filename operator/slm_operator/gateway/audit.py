@@ -1,0 +1,104 @@
+"""A line per request: who asked which model, what came of it, how long it took; never the prompt or the answer.
+
+Each line holds the SHA-256 of the one before, so that none can be changed, taken out or put in without all later ones
+being written anew. Whoever keeps the hash of a line elsewhere can tell that too, and that the end is missing.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from slm_operator.gateway.record import Record
+
+FIRST = "0" * 64
+"""What the first line has in place of a hash."""
+LONGEST_MODEL = 128
+"""What clients call a model is their text: it is cut here."""
+
+
+def hash_line(line: bytes) -> str:
+    """The hash of a line without its end, which the next one holds."""
+    return sha256(line).hexdigest()
+
+
+class Chain:
+    """Makes lines, each with the hash of the one before."""
+
+    def __init__(self, previous: str = FIRST, number: int = 0) -> None:
+        self.previous = previous
+        """The hash of the last line."""
+        self.number = number
+        """How many lines there are."""
+
+    def append(self, record: Record, wall_seconds: float) -> bytes:
+        """The line of a request that ended at this Unix time, with its end."""
+        self.number += 1
+        line = json.dumps(self._fields(record, wall_seconds), separators=(",", ":")).encode()
+        self.previous = hash_line(line)
+        return line + b"\n"
+
+    def _fields(self, record: Record, wall_seconds: float) -> dict[str, Any]:
+        service = record.service
+        return {
+            "number": self.number,
+            "previous": self.previous,
+            "time": datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds"),
+            "requestId": record.request_id,
+            "caller": record.caller,
+            "route": record.route,
+            "model": record.model[:LONGEST_MODEL],
+            "service": "" if service is None else service.key,
+            "digest": "" if service is None else service.digest,
+            "engine": record.endpoint,
+            "attempts": record.attempts,
+            "status": record.status,
+            "verdict": record.verdict,
+            "promptTokens": record.prompt_tokens,
+            "completionTokens": record.completion_tokens,
+            "estimated": record.estimated,
+            "queueMs": _milliseconds(record.arrived, record.admitted),
+            "firstByteMs": _milliseconds(record.arrived, record.first_byte),
+            "totalMs": _milliseconds(record.arrived, record.ended),
+        }
+
+
+def _milliseconds(start: float, end: float) -> float | None:
+    return round((end - start) * 1000, 1) if end else None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a chain of lines is worth."""
+
+    lines: int
+    """So many lines from the first on are as they were written."""
+    last: str
+    """The hash of the last of them, to be compared with one that was kept elsewhere."""
+    problem: str = ""
+    """What is wrong with the line after them; empty: nothing."""
+
+
+def verify(lines: Iterable[bytes]) -> Verified:
+    """Check a chain from its first line on. A line that was cut by a crash is a problem like any other."""
+    previous, count = FIRST, 0
+    for line in lines:
+        problem = _check(line.removesuffix(b"\n"), previous, count + 1)
+        if problem:
+            return Verified(count, previous, f"line {count + 1} {problem}")
+        previous, count = hash_line(line.removesuffix(b"\n")), count + 1
+    return Verified(count, previous)
+
+
+def _check(line: bytes, previous: str, number: int) -> str:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return "is no JSON: it was cut, or changed"
+    if not isinstance(fields, dict) or fields.get("previous") != previous:
+        return "does not follow the one before: that one was changed, or a line was taken out or put in"
+    if fields.get("number") != number:
+        return f"has the number {fields.get('number')}: lines were taken out or put in"
+    return ""

@@ -1,0 +1,80 @@
+"""The audit's file. A request whose line cannot be written is the last one that is answered."""
+
+import logging
+import os
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO
+
+from slm_operator.gateway.audit import FIRST, Chain, verify
+from slm_operator.gateway.record import Record
+from slm_operator.gateway.refusal import Refusal
+
+LOG = logging.getLogger(__name__)
+MODE = 0o600
+
+
+class AuditDamaged(Exception):
+    """The file's chain is broken, so that nothing can be added to it; the message says where."""
+
+
+class AuditFile:
+    """Adds a line per request to a file that this process alone writes; ``observe`` is a ``record.Observer``."""
+
+    def __init__(self, path: Path, wall_clock: Callable[[], float]) -> None:
+        """Go on where the file ends; raises OSError, and AuditDamaged when its chain is broken."""
+        self._wall_clock = wall_clock
+        self._unwritten = b""
+        self._chain = _chain_of(path)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line, for whoever keeps it elsewhere."""
+        return self._chain.previous
+
+    def observe(self, record: Record) -> None:
+        """One request has ended. The line is with the operating system when this returns, unless it says otherwise."""
+        self._unwritten += self._chain.append(record, self._wall_clock())
+        self._write()
+
+    def check(self) -> None:
+        """Raise Refusal while lines cannot be written: nothing is answered that would not be in the audit."""
+        if self._unwritten:
+            self._write()
+        if self._unwritten:
+            message = "The gateway cannot write its audit, so it answers nothing: its disk may be full."
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "audit_unavailable", message, 5)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self._descriptor, self._unwritten)
+        except OSError as problem:
+            LOG.error("the audit could not be written: %s", problem)  # noqa: TRY400 (the reason is all there is)
+            return
+        self._unwritten = self._unwritten[written:]
+
+
+def _chain_of(path: Path) -> Chain:
+    """The chain so far. A line that a crash cut at the end is taken off: its request was not answered to its end."""
+    if not path.exists():
+        return Chain(FIRST)
+    with path.open("rb+") as file:
+        found = verify(line for line in file if line.endswith(b"\n"))
+        if found.problem:
+            raise AuditDamaged(f"{path}: {found.problem}. Keep it for whoever looks into that, and start another file.")
+        whole = file.seek(0, os.SEEK_END)
+        while whole and _byte_at(file, whole - 1) != b"\n":
+            whole -= 1
+        file.truncate(whole)
+    return Chain(found.last, found.lines)
+
+
+def _byte_at(file: BinaryIO, place: int) -> bytes:
+    file.seek(place)
+    return file.read(1)
