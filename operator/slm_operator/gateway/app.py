@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -161,7 +162,8 @@ class Gateway:
 
     async def _models(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         caller = await self._identify(request, record)
-        wanted = request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/")
+        # Clients escape the slash in a model's name. It only leads to a name, never to a path.
+        wanted = unquote(request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/"))
         if wanted:
             document = _model(await self._find(wanted, caller))
         else:
