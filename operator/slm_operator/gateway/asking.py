@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from slm_operator.gateway.content import check_content
 from slm_operator.gateway.refusal import Refusal, bad_request
 
 PREFIX_CHARACTERS = 256
@@ -51,6 +52,7 @@ def read_ask(body: bytes) -> Ask:
     stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise bad_request("The field 'stream' must be true or false.")
+    check_content(document)
     return Ask(model, bool(stream), _prefix(document), body)
 
 

@@ -1,0 +1,73 @@
+"""What a body may not ask of an engine: to run the client's templates, or to fetch from where the client cannot reach.
+
+Engines answer these where they are set up for it, and some by mistake; the gateway has one answer for all of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from slm_operator.gateway.refusal import Refusal
+
+FORBIDDEN: Mapping[str, str] = {
+    "chat_template": "templates are programs, which only whoever serves the model may give",
+    "kv_transfer_params": "it makes engines connect to hosts that the client names",
+    "id_slot": "which slot answers is the engine's business",
+}
+"""Fields by why they are refused. For templates see CVE-2025-61620 (vLLM, Jinja in chat_template and its kwargs)."""
+TEMPLATE_ARGUMENTS = "chat_template_kwargs"
+RESERVED_ARGUMENTS = frozenset({"chat_template", "tokenize", "messages", "conversation", "tools", "documents"})
+"""Arguments of the function that applies a template, rather than of templates (transformers' apply_chat_template)."""
+CONVERSATIONS = ("messages", "input")
+MEDIA = frozenset({"image_url", "video_url", "audio_url", "file_url", "input_audio", "source", "url"})
+"""Parts of messages that OpenAI, Anthropic, vLLM and llama.cpp fetch or read."""
+INLINE = "data:"
+NAMES_A_PLACE = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
+
+
+def check_content(document: Mapping[str, Any]) -> None:
+    """Raise Refusal where a body asks for what no client may."""
+    for field, reason in FORBIDDEN.items():
+        if field in document:
+            raise _forbidden(f"The field {field!r} is not taken: {reason}.")
+    if TEMPLATE_ARGUMENTS in document:
+        _check_arguments(document[TEMPLATE_ARGUMENTS])
+    for name in CONVERSATIONS:
+        messages = document.get(name)
+        if isinstance(messages, list):
+            for message in messages:
+                if isinstance(message, dict):
+                    _check_parts(message.get("content"))
+
+
+def _check_arguments(arguments: Any) -> None:
+    if not isinstance(arguments, dict):
+        raise _forbidden(f"The field {TEMPLATE_ARGUMENTS!r} must be an object of names and plain values.")
+    for name, value in arguments.items():
+        if name in RESERVED_ARGUMENTS or isinstance(value, (dict, list)):
+            raise _forbidden(f"{TEMPLATE_ARGUMENTS!r} may hold plain values only, and no {name!r}.")
+
+
+def _check_parts(content: Any) -> None:
+    """Content of a message, or of a tool's result within it."""
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict):
+            _check_parts(part.get("content"))
+            for name in MEDIA & part.keys():
+                _check_places(_places(name, part[name]))
+
+
+def _places(name: str, value: Any) -> Iterable[Any]:
+    if name in NAMES_A_PLACE:
+        yield value.get("url", "") if isinstance(value, dict) else value
+    elif isinstance(value, dict):
+        yield from (value[each] for each in NAMES_A_PLACE & value.keys())
+
+
+def _check_places(places: Iterable[Any]) -> None:
+    for place in places:
+        if not isinstance(place, str) or not place.startswith(INLINE):
+            raise _forbidden("Media must be sent within the request, as data: URLs: engines fetch nothing.")
+
+
+def _forbidden(message: str) -> Refusal:
+    return Refusal(400, "forbidden_content", message)
