@@ -69,11 +69,13 @@ async def test_what_clients_write_makes_no_new_metrics() -> None:
         for number in range(20):
             await door.post(chat(f"model-{number}"))
             await door.post(chat(), f"/v1/path-{number}")
-        await until(lambda: len(door.records) == 40)
+            async with door.session.get(f"{door.url}/v1/models/model-{number}") as answer:
+                assert answer.status == 404
+        await until(lambda: len(door.records) == 60)
         for record in door.records:
             metrics.observe(record)
     lines = [line for line in metrics.render().decode().splitlines() if line.startswith("slm_gateway_requests_total")]
-    assert len(lines) == 2
+    assert len(lines) == 3
 
 
 async def test_every_request_leaves_a_line_with_the_weights_that_answered_and_without_the_prompt(

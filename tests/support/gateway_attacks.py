@@ -99,8 +99,12 @@ SMUGGLING = [
     Attack(
         "bytes after a body in chunks", chunked(CHUNKS).replace(b": close", b": keep-alive") + GET_SLOTS, (200, 404), 1
     ),
-    Attack("HTTP/0.9", b"GET /v1/models\r\n\r\n", (CLOSED,)),
+    Attack("HTTP/0.9", b"GET /v1/models\r\n\r\n", (400,)),
     Attack("HTTP/2 by force", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 9, (400,)),
+    *(
+        Attack(f"HTTP/{version} by its name", sized().replace(b"HTTP/1.1", f"HTTP/{version}".encode()), (400,))
+        for version in ("0.9", "1.2", "2.0", "11.1")
+    ),
     Attack("HTTP/2 by upgrade", sized(BODY, "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), (200,), 1),
     Attack("a TLS greeting", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64, (400,)),
     Attack("a path with backslashes", sized(path="\\v1\\chat\\completions"), (400,)),

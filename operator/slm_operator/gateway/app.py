@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from slm_operator.gateway import refusal as refusals
 from slm_operator.gateway.access import Access, Caller
@@ -28,6 +28,8 @@ MESSAGES = "/v1/messages"
 FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES})
 """The only paths that engines see."""
 MODELS = "/v1/models"
+UNKNOWN = "unknown"
+VERSIONS = (HttpVersion11, HttpVersion10)
 
 Check = Callable[[], None]
 """Called before each request that would be forwarded; raises Refusal while none may be."""
@@ -55,7 +57,8 @@ class Gateway:
         self._engines = Engines(self.limits)
         self._proxy = Proxy(self._engines, self.admissions, self.limits)
         self._ids = RequestIds()
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._ending = False
 
     def observe_with(self, *observers: Observer) -> None:
@@ -77,8 +80,8 @@ class Gateway:
         path, _, _ = request.raw_path.partition("?")
         if request.method == "GET" and path in {"/healthz", "/readyz"}:
             return self._health(ready=path == "/readyz")
-        answer = self._forward if request.method == "POST" and path in FORWARDED else self._others(request.method, path)
-        record = Record(self._ids.of(request.headers), path if answer != self._unknown else "unknown", self._now())
+        answer, route = self._answer_to(request, path)
+        record = Record(self._ids.of(request.headers), route, self._now())
         try:
             response = await self._guarded(answer, request, record)
             record.status = response.status
@@ -89,8 +92,12 @@ class Gateway:
             return response
         finally:
             record.ended = self._now()
-            for observe in self._observers:
-                observe(record)
+            # After the answer has gone out, which happens before the event loop goes on.
+            self._loop.call_soon(self._tell, record)
+
+    def _tell(self, record: Record) -> None:
+        for observe in self._observers:
+            observe(record)
 
     async def _guarded(self, answer: Answer, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         anthropic = record.route == MESSAGES
@@ -108,10 +115,18 @@ class Gateway:
             response = refused(refusals.internal(), record.request_id, anthropic=anthropic)
         return response
 
-    def _others(self, method: str, path: str) -> Answer:
-        if method == "GET" and (path == MODELS or path.startswith(MODELS + "/")):
-            return self._models
-        return self._unknown
+    def _answer_to(self, request: web.BaseRequest, path: str) -> tuple[Answer, str]:
+        """What answers, and what metrics and audit call it: one of a few names, whatever the path."""
+        if request.version not in VERSIONS:
+            return self._no_version, UNKNOWN
+        if request.method == "POST" and path in FORWARDED:
+            return self._forward, path
+        if request.method == "GET" and (path == MODELS or path.startswith(MODELS + "/")):
+            return self._models, MODELS
+        return self._unknown, UNKNOWN
+
+    async def _no_version(self, _request: web.BaseRequest, _record: Record) -> web.StreamResponse:
+        raise refusals.bad_request("This is no HTTP that the gateway understands: use HTTP/1.1.")
 
     async def _unknown(self, _request: web.BaseRequest, _record: Record) -> web.StreamResponse:
         raise refusals.no_such_path()
@@ -172,7 +187,7 @@ class Gateway:
             document = {"object": "list", "data": allowed}
         return whole(HTTPStatus.OK, json.dumps(document).encode(), _own_headers(record.request_id))
 
-    def _health(self, *, ready: bool) -> web.Response:
+    def _health(self, *, ready: bool) -> web.StreamResponse:
         status = HTTPStatus.SERVICE_UNAVAILABLE if ready and self._ending else HTTPStatus.OK
         return whole(status, b"ending\n" if ready and self._ending else b"ok\n", {"Server": SERVER})
 

@@ -4,22 +4,59 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.helpers import rfc822_formatted_time
 
 from slm_operator.gateway.headers import SERVER, headers_to_client
 from slm_operator.gateway.refusal import Refusal
 
 EVENT_STREAM = "text/event-stream"
+AT_ONCE_BYTES = 32 * 2**10
+"""Answers up to this size are written without waiting for the client to read: sockets' buffers hold them."""
+CONNECTION = {
+    (True, HttpVersion10): "Connection: keep-alive\r\n",
+    (False, HttpVersion11): "Connection: close\r\n",
+}
+"""What is said of the connection, by whether it stays and by version, where that is not its default (RFC 9112, 9.3)."""
 COMMENT = b": waiting for an engine\n\n"
 """A line that begins with a colon is a comment, which clients leave out (HTML standard, 9.2.6)."""
 
 
-def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
+class _Piece(web.StreamResponse):
+    """An answer that goes out in one write: aiohttp's own takes a fifth of a request's time to say the same."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(status=status)
+        self._given = headers
+        self._whole_body = body
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing goes out before the body."""
+        self._req = request
+        self._keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
+        """Send all of it."""
+        request = self._req
+        if request is None or request.transport is None:
+            raise ConnectionResetError("the client has left")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self._given.items())
+        connection = CONNECTION.get((bool(self._keep_alive), request.version), "")
+        head = (
+            f"HTTP/1.1 {self.status} {self.reason}\r\n{lines}Content-Length: {len(self._whole_body)}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
+        )
+        request.transport.writelines((head.encode("latin-1", "replace"), self._whole_body))
+
+
+def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
     """An answer in one piece."""
+    if len(body) <= AT_ONCE_BYTES:
+        return _Piece(status, body, headers)
     return web.Response(status=status, body=body, headers=headers)
 
 
-def refused(refusal: Refusal, request_id: str, *, anthropic: bool = False) -> web.Response:
+def refused(refusal: Refusal, request_id: str, *, anthropic: bool = False) -> web.StreamResponse:
     """An error in one piece."""
     headers = {"Content-Type": "application/json", "X-Request-Id": request_id, "Server": SERVER, **refusal.headers}
     return whole(refusal.status, refusal.body(anthropic=anthropic), headers)
