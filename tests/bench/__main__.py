@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import acquire, convert, operator, reconcile
+from tests.bench import acquire, convert, gateway, operator, reconcile
 from tests.bench.harness import ROOT, Report
 
 BENCHMARKS: dict[str, Callable[[Path], Report]] = {
     "acquire": acquire.run,
     "convert": convert.run,
+    "gateway": gateway.run,
     "operator": operator.run,
     "reconcile": reconcile.run,
 }
