@@ -1,0 +1,108 @@
+"""What gateways report of one service, and what it amounts to over a window.
+
+A report holds until the same gateway's next one: demand is a step function per gateway, and averages are weighted by
+time, so that it does not matter how often a gateway reports. Times are seconds of one clock, that of whoever receives
+the reports; gateways' own clocks are never compared.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+STABLE_WINDOW_SECONDS = 60.0
+"""Window whose average decides in calm times; Knative's ``stable-window``."""
+PANIC_WINDOW_SECONDS = 6.0
+"""Window that shows a burst; Knative's ``panic-window-percentage``, 10 % of the stable one."""
+STALE_SECONDS = 10.0
+"""A gateway that has not reported for so long is not known: gateways report every change, and at rest every second or
+two, so that several reports must be missing."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One report of one gateway about one service."""
+
+    gateway: str
+    """Name of the gateway's pod."""
+    at_seconds: float
+    """When it was received."""
+    in_flight: int = 0
+    """Requests that an engine is answering."""
+    queued: int = 0
+    """Requests that the gateway holds."""
+    begun: int = 0
+    """Requests that began since the last report: short ones may have ended in between, and are demand all the same."""
+
+    @property
+    def total(self) -> int:
+        """Requests that are there."""
+        return self.in_flight + self.queued
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The reports of the last stable window by gateway, each tuple oldest first."""
+
+    reports: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+
+    def add(self, sample: Sample) -> "Demand":
+        """With one more report; one that was overtaken by a newer report of the same gateway is left out."""
+        before = self.reports.get(sample.gateway, ())
+        if before and sample.at_seconds < before[-1].at_seconds:
+            return self
+        begins = sample.at_seconds - STABLE_WINDOW_SECONDS
+        # The last report before the window says what held when the window began.
+        outside = sum(1 for each in before if each.at_seconds <= begins)
+        kept = before[max(0, outside - 1) :]
+        return Demand({**self.reports, sample.gateway: (*kept, sample)})
+
+    def keep(self, gateways: Iterable[str]) -> "Demand":
+        """Without gateways that no longer exist: the requests they held are gone with them."""
+        existing = set(gateways)
+        return Demand({name: samples for name, samples in self.reports.items() if name in existing})
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that engines answer, by the latest reports."""
+        return sum(samples[-1].in_flight for samples in self.reports.values())
+
+    @property
+    def total(self) -> int:
+        """Requests that are there, by the latest reports."""
+        return sum(samples[-1].total for samples in self.reports.values())
+
+    def average(self, seconds: float, now: float) -> float:
+        """Requests on average over the last ``seconds``."""
+        return sum(_area(samples, now - seconds, now) for samples in self.reports.values()) / seconds
+
+    def silent(self, now: float) -> dict[str, float]:
+        """Gateways that stopped reporting, with the seconds since their last report."""
+        ages = {name: now - samples[-1].at_seconds for name, samples in self.reports.items()}
+        return {name: age for name, age in sorted(ages.items()) if age > STALE_SECONDS}
+
+    def active_at(self, since: float, now: float) -> float | None:
+        """When the last request was seen, no earlier than ``since``; None when none was."""
+        if self.total:
+            return now
+        seen = [at for samples in self.reports.values() if (at := _last_seen(samples)) is not None and at >= since]
+        return max(seen, default=None)
+
+
+def _area(samples: tuple[Sample, ...], begin: float, end: float) -> float:
+    """Requests times seconds between ``begin`` and ``end``."""
+    area = 0.0
+    for sample in reversed(samples):
+        from_seconds = max(begin, sample.at_seconds)
+        if end > from_seconds:
+            area += sample.total * (end - from_seconds)
+            end = from_seconds
+        if sample.at_seconds <= begin:
+            break
+    return area
+
+
+def _last_seen(samples: tuple[Sample, ...]) -> float | None:
+    """When a gateway whose latest report is zero last saw a request."""
+    for before, after in zip(reversed(samples[:-1]), reversed(samples[1:]), strict=True):
+        if after.begun or before.total:
+            return after.at_seconds
+    return samples[0].at_seconds if samples[0].begun else None
