@@ -18,7 +18,8 @@ from slm_operator.core.autoscale_policy import Decision, Engines, Memory, Policy
 from slm_operator.core.demand import PANIC_WINDOW_SECONDS, STABLE_WINDOW_SECONDS, STALE_SECONDS, Demand
 
 PANIC_THRESHOLD = 2.0
-"""Panic begins when the panic window needs so many times the engines that are ready; Knative's 200 %."""
+"""Panic begins when the panic window needs so many times the engines that are ready; Knative's 200 %. It also begins
+when requests exceed the slots, which Knative does not know: from then on every request waits."""
 UP_FACTOR = 10.0
 """Engines grow at most to so many times those that are ready: where none becomes ready, more would not help."""
 DOWN_FACTOR = 2
@@ -94,8 +95,9 @@ def _observe(policy: Policy, demand: Demand, engines: Engines, memory: Memory, n
         memory = Memory(up_at_seconds=now, needs=((now, engines.wanted),))
     seen = demand.active_at(since, now) if is_known(demand, now) else now
     memory = replace(memory, active_at_seconds=since if seen is None else max(since, seen))
-    rush = policy.engines_for(demand.average(PANIC_WINDOW_SECONDS, now))
-    if rush >= PANIC_THRESHOLD * max(1, engines.ready):
+    requests, ready = demand.average(PANIC_WINDOW_SECONDS, now), max(1, engines.ready)
+    rush = policy.engines_for(requests)
+    if rush >= PANIC_THRESHOLD * ready or requests > policy.slots * ready:
         return replace(memory, panic_at_seconds=now, panic_replicas=max(rush, memory.panic_replicas))
     over = now - memory.panic_at_seconds >= STABLE_WINDOW_SECONDS
     return replace(memory, panic_replicas=0 if over else max(rush, memory.panic_replicas))

@@ -5,6 +5,7 @@ time, so that it does not matter how often a gateway reports. Times are seconds 
 the reports; gateways' own clocks are never compared.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -51,7 +52,7 @@ class Demand:
             return self
         begins = sample.at_seconds - STABLE_WINDOW_SECONDS
         # The last report before the window says what held when the window began.
-        outside = sum(1 for each in before if each.at_seconds <= begins)
+        outside = bisect_right(before, begins, key=lambda each: each.at_seconds)
         kept = before[max(0, outside - 1) :]
         return Demand({**self.reports, sample.gateway: (*kept, sample)})
 

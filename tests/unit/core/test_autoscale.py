@@ -86,6 +86,14 @@ def test_a_burst_is_answered_within_the_panic_window_and_not_taken_back_in_it() 
     assert service.run(50, 3).replicas == 6
 
 
+def test_requests_beyond_the_slots_are_a_panic_however_many_engines_there_are() -> None:
+    service = Service(replace(POLICY, target_in_flight=4.0), wanted=4)
+    service.run(100, 14)
+    decision = service.run(6, 16, 4)
+    assert decision.replicas == 5
+    assert decision.reason == "5 engines: panic, as requests over 6 s rose to what 5 take at 4 each."
+
+
 def test_a_panic_ends_a_stable_window_after_its_cause() -> None:
     service = Service(POLICY, wanted=2)
     service.run(100, 3)
