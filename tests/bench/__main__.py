@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import acquire, convert, gateway, operator, reconcile
+from tests.bench import acquire, autoscale, convert, gateway, operator, reconcile
 from tests.bench.harness import ROOT, Report
 
 BENCHMARKS: dict[str, Callable[[Path], Report]] = {
     "acquire": acquire.run,
+    "autoscale": autoscale.run,
     "convert": convert.run,
     "gateway": gateway.run,
     "operator": operator.run,

@@ -27,9 +27,8 @@ class Policy:
     """Requests one engine answers at the same time."""
     target_in_flight: float | None = None
     """Requests per engine to aim at. None: 70 % of the slots, at least 1."""
-    scale_down_delay_seconds: float = 240.0
-    """Engines stay that were needed within it. With 240 s a bursty day costs as many engines as KEDA's defaults, and
-    fewer requests wait long (``make bench BENCH=autoscale``); less saves engines and lets more requests wait."""
+    scale_down_delay_seconds: float = 60.0
+    """Engines stay that were needed within it; those that bursts need again and again stay longer."""
     sleep_after_seconds: float | None = None
     """None: never."""
     zero_after_seconds: float | None = 300.0
@@ -88,7 +87,9 @@ class Memory:
     panic_replicas: int = 0
     """The most engines that this panic needed; 0: no panic."""
     needs: tuple[tuple[float, int], ...] = ()
-    """(since when, engines needed): the highest of each bucket of the delay."""
+    """(when last, engines needed): the highest of each bucket of the delay."""
+    habit: tuple[tuple[float, int], ...] = ()
+    """As ``needs``, over the longer time in which recurring bursts show."""
 
 
 @dataclass(frozen=True)

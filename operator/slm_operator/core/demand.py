@@ -30,8 +30,9 @@ class Sample:
     """Requests that an engine is answering."""
     queued: int = 0
     """Requests that the gateway holds."""
-    begun: int = 0
-    """Requests that began since the last report: short ones may have ended in between, and are demand all the same."""
+    begun: int | None = None
+    """Requests that came since the last report: short ones may have ended in between, and are demand all the same.
+    None: the gateway does not count them."""
 
     @property
     def total(self) -> int:
@@ -75,6 +76,27 @@ class Demand:
         """Requests on average over the last ``seconds``."""
         return sum(_area(samples, now - seconds, now) for samples in self.reports.values()) / seconds
 
+    def rate(self, seconds: float, now: float) -> float:
+        """Requests that came, per second, over the last ``seconds``."""
+        return sum(each.begun or 0 for each in self._since(now - seconds)) / seconds
+
+    def service_seconds(self, now: float) -> float | None:
+        """How long an engine takes for a request; None where nobody counts, or none ended.
+
+        Time in engines by requests that ended (Little's law), over the stable window.
+        """
+        begins = now - STABLE_WINDOW_SECONDS
+        inside = self._since(begins)
+        if any(each.begun is None for each in inside):
+            return None
+        before = sum(_held_at(samples, begins) for samples in self.reports.values())
+        ended = sum(each.begun or 0 for each in inside) + before - self.total
+        busy = sum(_area(samples, begins, now, in_flight=True) for samples in self.reports.values())
+        return busy / ended if ended > 0 and busy > 0 else None
+
+    def _since(self, begin: float) -> list[Sample]:
+        return [each for samples in self.reports.values() for each in samples if each.at_seconds > begin]
+
     def silent(self, now: float) -> dict[str, float]:
         """Gateways that stopped reporting, with the seconds since their last report."""
         ages = {name: now - samples[-1].at_seconds for name, samples in self.reports.items()}
@@ -88,13 +110,18 @@ class Demand:
         return max(seen, default=None)
 
 
-def _area(samples: tuple[Sample, ...], begin: float, end: float) -> float:
-    """Requests times seconds between ``begin`` and ``end``."""
+def _held_at(samples: tuple[Sample, ...], moment: float) -> int:
+    """Requests that were there at a moment, by the last report before it."""
+    return next((each.total for each in reversed(samples) if each.at_seconds <= moment), 0)
+
+
+def _area(samples: tuple[Sample, ...], begin: float, end: float, *, in_flight: bool = False) -> float:
+    """Requests times seconds between ``begin`` and ``end``: all of them, or those that engines answer."""
     area = 0.0
     for sample in reversed(samples):
         from_seconds = max(begin, sample.at_seconds)
         if end > from_seconds:
-            area += sample.total * (end - from_seconds)
+            area += (sample.in_flight if in_flight else sample.total) * (end - from_seconds)
             end = from_seconds
         if sample.at_seconds <= begin:
             break

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_operator.core.autoscale import UP_FACTOR, decide
+from slm_operator.core.autoscale import decide
+from slm_operator.core.autoscale_limit import UP_FACTOR
 from slm_operator.core.autoscale_policy import Decision, Engines, Memory, Policy, Tier
 from slm_operator.core.demand import Demand, Sample
 
@@ -33,8 +34,8 @@ class Service:
     def __post_init__(self) -> None:
         self._ready_at = [-math.inf] * self.wanted
 
-    def report(self, in_flight: int, queued: int = 0, gateway: str = "gw-1") -> Decision:
-        self.demand = self.demand.add(Sample(gateway, self.now, in_flight, queued))
+    def report(self, in_flight: int, queued: int = 0, gateway: str = "gw-1", begun: int | None = None) -> Decision:
+        self.demand = self.demand.add(Sample(gateway, self.now, in_flight, queued, begun))
         return self.decide()
 
     def decide(self) -> Decision:
@@ -105,9 +106,36 @@ def test_a_panic_ends_a_stable_window_after_its_cause() -> None:
 
 def test_down_comes_after_the_delay() -> None:
     service = Service(wanted=8)
-    service.run(200, 16)
-    assert service.run(60, 2).replicas == 8
-    assert service.run(120, 2).replicas == 1
+    service.run(30, 16)
+    assert service.run(25, 2).replicas == 8
+    assert service.run(160, 2).replicas == 1
+
+
+def test_bursts_that_recur_keep_their_engines_and_those_that_do_not_lose_them() -> None:
+    service = Service(wanted=1)
+    for _ in range(6):
+        service.run(60, 12)
+        service.run(140, 1)
+    decision = service.decide()
+    assert decision.replicas == 6
+    assert decision.reason == "6 engines: kept, as bursts needed 6 in an eighth of the last 20 minutes."
+    assert service.run(1500, 1).replicas == 1
+
+
+def test_a_queue_of_short_requests_starts_no_engines_that_would_come_too_late() -> None:
+    def burst(service_seconds: float) -> Service:
+        service = Service(replace(POLICY, target_in_flight=4.0), wanted=1, start_seconds=25.0)
+        service.run(100, 1)
+        service.demand = Demand()
+        for _ in range(60):
+            service.now += 1.0
+            service.report(2, begun=round(2 / service_seconds) if service_seconds < 2 else int(service.now) % 20 < 2)
+        for left in (30, 24, 18, 12, 6):
+            service.now += 1.0
+            service.report(4, left - 4, begun=30 if left == 30 else 0)
+        return service
+
+    assert burst(0.5).wanted < burst(20.0).wanted
 
 
 def test_a_step_down_leaves_half() -> None:
@@ -412,8 +440,8 @@ def test_deciding_again_at_once_changes_nothing(
 
 def test_the_memory_is_small_and_plain() -> None:
     service = Service(wanted=3)
-    service.run(500, 7)
-    assert len(json.dumps(asdict(service.memory))) < 1000
+    service.run(2000, 7)
+    assert len(json.dumps(asdict(service.memory))) < 2000
 
 
 def test_looking_again_when_told_is_enough() -> None:

@@ -68,6 +68,29 @@ def test_the_last_request_is_found(samples: list[Sample], expected: float | None
     assert demand.active_at(0.0, 50.0) == expected
 
 
+def counted(*samples: tuple[float, int, int, int | None]) -> Demand:
+    demand = Demand()
+    for at_seconds, in_flight, queued, begun in samples:
+        demand = demand.add(Sample("a", at_seconds, in_flight, queued, begun))
+    return demand
+
+
+def test_the_rate_is_what_came_within_the_time() -> None:
+    assert counted((0.0, 0, 0, 9), (55.0, 3, 0, 3), (60.0, 5, 0, 6)).rate(6.0, 60.0) == pytest.approx(9 / 6)
+
+
+def test_the_service_time_is_time_in_engines_by_requests_that_ended() -> None:
+    # Two are answered all the time and five wait; of 12 that came and 4 that were there, 7 are left.
+    demand = counted((0.0, 2, 2, 0), (30.0, 2, 5, 6), (60.0, 2, 5, 6))
+    assert demand.service_seconds(60.0) == pytest.approx(2 * 60 / 9)
+
+
+def test_the_service_time_is_not_known_where_nobody_counts_or_nothing_ended() -> None:
+    assert counted((0.0, 2, 0, 0), (30.0, 2, 0, None), (60.0, 0, 0, 6)).service_seconds(60.0) is None
+    assert counted((0.0, 2, 0, 0), (60.0, 2, 3, 3)).service_seconds(60.0) is None
+    assert Demand().service_seconds(60.0) is None
+
+
 steps = st.lists(st.tuples(st.floats(0.1, 20.0), st.integers(0, 50)), min_size=1, max_size=40)
 
 
