@@ -66,6 +66,16 @@ def open_engine() -> Iterator[Engine]:
         yield Engine(client, "host")  # It has no bridge: that would change the machine's network.
 
 
+@contextlib.contextmanager
+def engine_lock() -> Iterator[None]:
+    """Whoever holds it is the only one on this machine who runs an engine of ours."""
+    path = folder().with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def running_engine() -> DockerClient:
     """A client of an engine that runs already; raises DockerException."""
     client: DockerClient = DockerClient.from_env(timeout=TIMEOUT_SECONDS)
@@ -80,9 +90,7 @@ def _own_engine() -> Iterator[DockerClient]:
         raise EngineMissing("No Docker engine runs, and only root can start one: start yours, or set DOCKER_HOST")
     apt.require("dockerd", "docker.io", "No Docker engine runs, so that one has to be started")
     home = folder()
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with engine_lock():
         _remove(home)
         had_key = KEY.exists()
         home.mkdir(mode=0o700)
