@@ -10,7 +10,7 @@ from pathlib import Path
 from slm_operator.gateway.access import KeyAccess
 from slm_operator.gateway.app import Gateway
 from slm_operator.gateway.audit_file import AuditFile
-from slm_operator.gateway.directory import Endpoint, Service, StaticDirectory
+from slm_operator.gateway.directory import Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.keys import ApiKey, format_key, hash_key
 from slm_operator.gateway.listening import Listener, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
@@ -43,7 +43,7 @@ async def main(port: int, metrics_port: int, engine_port: int, audit_file: Path)
     access = KeyAccess(time.time)
     access.replace(keys())
     audit = AuditFile(audit_file, time.time)
-    gateway = Gateway(StaticDirectory(services(engine_port)), access, check=audit.check)
+    gateway = Gateway(MemoryDirectory(services(engine_port)), access, check=audit.check)
     metrics = GatewayMetrics(gateway.admissions.loads)
     gateway.observe_with(metrics.observe, audit.observe)
     listener = Listener(gateway)

@@ -1,29 +1,21 @@
-"""Ollama's own Python client against the translation, in front of an engine that speaks OpenAI's API."""
+"""Ollama's own Python client against the gateway, in front of an engine that speaks OpenAI's API."""
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
 import ollama
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slm_operator.gateway.ollama import ENGINE_PATHS, NDJSON, answer_catalog, answer_error
-from slm_operator.gateway.ollama_answer import Moment, Timing, build_loaded, translate_answer
-from slm_operator.gateway.ollama_catalog import Served
-from slm_operator.gateway.ollama_errors import OllamaError, model_not_found, translate_error
-from slm_operator.gateway.ollama_request import served_name, translate_request
-from slm_operator.gateway.ollama_stream import StreamTranslator
+from slm_operator.gateway.directory import About, Endpoint
+from tests.support.gateway import open_gateway
+from tests.support.stub_engine import HOST
 
-SERVED = [
-    Served("smol", datetime(2026, 1, 2, tzinfo=UTC), "ab" * 32, 145_000_000, family="llama", parameters=134_515_008,
-           quantization="Q8_0", context_size=4096, capabilities=("completion", "tools"), running=True),
-]  # fmt: skip
+ABOUT = About("Q8_0", "llama", 134_515_008, context_size=4096, size_bytes=145_000_000)
+DIGEST = "sha256:" + "ab" * 32
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -93,58 +85,6 @@ class Engine:
         return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
 
 
-class Front:
-    """The smallest gateway: what it does beside the translation is none of these tests' business."""
-
-    def __init__(self, engine_url: str) -> None:
-        self._engine_url = engine_url
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        try:
-            if request.path not in ENGINE_PATHS:
-                told = answer_catalog(request.method, request.path, body, SERVED)
-                return web.Response(status=told.status, body=told.body, headers={"Content-Type": told.content_type})
-            return await self._ask(request, body)
-        except OllamaError as error:
-            told = answer_error(error)
-            return web.Response(status=told.status, body=told.body, headers={"Content-Type": told.content_type})
-
-    async def _ask(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        call, timing = translate_request(request.path, body, 4096), Timing(begun=self._now().nanoseconds)
-        if served_name(call.model) != "smol":
-            raise model_not_found(call.model)
-        if not call.path:
-            return web.json_response(build_loaded(call, self._now()))
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(self._engine_url + call.path, json=dict(call.body)) as answer,
-        ):
-            if answer.status != 200:
-                raise translate_error(answer.status, await answer.read())
-            if not call.stream:
-                return web.json_response(translate_answer(call, await answer.read(), timing, self._now()))
-            response = web.StreamResponse(headers={"Content-Type": NDJSON})
-            await response.prepare(request)
-            translator = StreamTranslator(call, timing)
-            async for piece in answer.content.iter_any():
-                await response.write(translator.feed(piece, self._now()))
-            await response.write(translator.finish(self._now()))
-            return response
-
-    @staticmethod
-    def _now() -> Moment:
-        return Moment(datetime.now(UTC), time.monotonic_ns())
-
-
-async def serve(handler: Any) -> TestServer:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    server = TestServer(app)
-    await server.start_server()
-    return server
-
-
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
@@ -152,11 +92,16 @@ async def engine() -> Engine:
 
 @pytest.fixture
 async def client(engine: Engine) -> AsyncIterator[ollama.AsyncClient]:
-    behind = await serve(engine.answer)
-    front = await serve(Front(str(behind.make_url("")).rstrip("/")).answer)
-    async with ollama.AsyncClient(host=str(front.make_url(""))) as connected:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", engine.answer)
+    behind = TestServer(app)
+    await behind.start_server()
+    endpoint = Endpoint("engine-0", HOST, int(behind.port or 0))
+    async with (
+        open_gateway(endpoints=(endpoint,), name="smol", served_name="smol", digest=DIGEST, about=ABOUT) as door,
+        ollama.AsyncClient(host=door.url) as connected,
+    ):
         yield connected
-    await front.close()
     await behind.close()
 
 

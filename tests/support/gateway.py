@@ -11,7 +11,7 @@ import aiohttp
 
 from slm_operator.gateway.access import Access, OpenAccess
 from slm_operator.gateway.app import Gateway
-from slm_operator.gateway.directory import Service, StaticDirectory
+from slm_operator.gateway.directory import MemoryDirectory, Service
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.listening import Listener
 from slm_operator.gateway.record import Record
@@ -31,7 +31,7 @@ class Door:
 
     port: int
     gateway: Gateway
-    directory: StaticDirectory
+    directory: MemoryDirectory
     service: Service
     session: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
@@ -65,10 +65,10 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 async def open_gateway(
     *engines: StubEngine, limits: Limits = LIMITS, access: Access | None = None, **service: Any
 ) -> AsyncIterator[Door]:
-    """A gateway with one service, default/qwen, and these engines started behind it."""
+    """A gateway with one service, default/qwen unless it is given a name, and these engines started behind it."""
     endpoints = tuple([await engine.start() for engine in engines])
-    given = Service("default", "qwen", **{"slots": 4, "digest": "sha256:" + "a" * 64, **service})
-    directory = StaticDirectory([replace(given, endpoints=endpoints)])
+    given = {"name": "qwen", "slots": 4, "digest": "sha256:" + "a" * 64, "endpoints": endpoints, **service}
+    directory = MemoryDirectory([Service("default", **given)])
     records: list[Record] = []
     wanted: list[tuple[str, int, int]] = []
     gateway = Gateway(directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told))

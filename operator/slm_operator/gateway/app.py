@@ -9,30 +9,34 @@ from urllib.parse import unquote
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
+from slm_operator.gateway import ollama_front
 from slm_operator.gateway import refusal as refusals
-from slm_operator.gateway.access import Access, Caller
+from slm_operator.gateway.access import Access
 from slm_operator.gateway.admission import Admissions, Demand
-from slm_operator.gateway.asking import Ask, read_ask
-from slm_operator.gateway.body import read_body
+from slm_operator.gateway.asking import read_ask
+from slm_operator.gateway.desk import Check, Desk
+from slm_operator.gateway.dialect import ANTHROPIC, OPENAI, Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.engines import Engines
 from slm_operator.gateway.headers import SERVER, RequestIds
 from slm_operator.gateway.limits import Limits
-from slm_operator.gateway.proxy import Exchange, Proxy
+from slm_operator.gateway.ollama import ENGINE_PATHS
+from slm_operator.gateway.ollama_dialect import OllamaErrors
+from slm_operator.gateway.ollama_front import OllamaFront
+from slm_operator.gateway.proxy import Proxy
 from slm_operator.gateway.record import Observer, Record
 from slm_operator.gateway.refusal import Refusal
-from slm_operator.gateway.reply import Stream, refused, whole
+from slm_operator.gateway.reply import refused, whole
 
 LOG = logging.getLogger(__name__)
 MESSAGES = "/v1/messages"
 FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES})
 """The only paths that engines see."""
 MODELS = "/v1/models"
-UNKNOWN = "unknown"
+UNKNOWN, OLLAMA = "unknown", "/api"
+"""What paths are called that are none of ours."""
 VERSIONS = (HttpVersion11, HttpVersion10)
 
-Check = Callable[[], None]
-"""Called before each request that would be forwarded; raises Refusal while none may be."""
 Answer = Callable[[web.BaseRequest, Record], Awaitable[web.StreamResponse]]
 
 
@@ -50,12 +54,11 @@ class Gateway:
     ) -> None:
         self.limits = limits or Limits()
         self.admissions = Admissions(directory, self.limits, demand)
-        self._directory = directory
-        self._access = access
         self._observers: tuple[Observer, ...] = ()
-        self._check = check
         self._engines = Engines(self.limits)
-        self._proxy = Proxy(self._engines, self.admissions, self.limits)
+        proxy = Proxy(self._engines, self.admissions, self.limits)
+        self._desk = Desk(directory, access, proxy, self.limits, check)
+        self._ollama = OllamaFront(self._desk)
         self._ids = RequestIds()
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -100,19 +103,18 @@ class Gateway:
             observe(record)
 
     async def _guarded(self, answer: Answer, request: web.BaseRequest, record: Record) -> web.StreamResponse:
-        anthropic = record.route == MESSAGES
         try:
             response = await answer(request, record)
             record.verdict = record.verdict or "ok"
         except Refusal as refusal:
             record.verdict = refusal.code
-            response = refused(refusal, record.request_id, anthropic=anthropic)
+            response = refused(refusal, record.request_id, _dialect_of(record))
         except ConnectionError:
             raise  # The client's: an engine's have become refusals.
         except Exception:
             LOG.exception("request %s", record.request_id)
             record.verdict = "internal_error"
-            response = refused(refusals.internal(), record.request_id, anthropic=anthropic)
+            response = refused(refusals.internal(), record.request_id, _dialect_of(record))
         return response
 
     def _answer_to(self, request: web.BaseRequest, path: str) -> tuple[Answer, str]:
@@ -123,7 +125,14 @@ class Gateway:
             return self._forward, path
         if request.method == "GET" and (path == MODELS or path.startswith(MODELS + "/")):
             return self._models, MODELS
+        if path == ollama_front.ROOT or path.startswith(ollama_front.PREFIX):
+            return self._answer_to_ollama(request.method, path)
         return self._unknown, UNKNOWN
+
+    def _answer_to_ollama(self, method: str, path: str) -> tuple[Answer, str]:
+        if method == "POST" and path in ENGINE_PATHS:
+            return self._ollama.forward, path
+        return self._ollama.answer, path if path in ollama_front.ROUTES else OLLAMA
 
     async def _no_version(self, _request: web.BaseRequest, _record: Record) -> web.StreamResponse:
         raise refusals.bad_request("This is no HTTP that the gateway understands: use HTTP/1.1.")
@@ -132,64 +141,33 @@ class Gateway:
         raise refusals.no_such_path()
 
     async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
-        self._check()
-        # Who asks comes first: strangers send no bodies.
-        caller = await self._identify(request, record)
-        ask = read_ask(await read_body(request, self.limits))
+        self._desk.check()
+        caller = await self._desk.identify(request, record)
+        ask = read_ask(await self._desk.read(request))
         record.model, record.stream = ask.model, ask.stream
-        service = record.service = await self._find(ask.model, caller)
-        self._access.begin(caller, record.arrived)
-        try:
-            return await self._answer(request, record, ask, service)
-        finally:
-            self._access.end(caller, record.prompt_tokens + record.completion_tokens)
-
-    async def _identify(self, request: web.BaseRequest, record: Record) -> Caller:
-        caller = await self._access.identify(request.headers)
-        record.caller = caller.name
-        return caller
-
-    async def _find(self, model: str, caller: Caller) -> Service:
-        service = self._directory.find(model, caller.namespace)
-        if service is None or not await self._access.may_use(caller, service):
-            raise refusals.no_such_model(model)
-        return service
-
-    async def _answer(self, request: web.BaseRequest, record: Record, ask: Ask, service: Service) -> web.StreamResponse:
-        stream = Stream(request, record.request_id, self.limits.keep_alive_seconds) if ask.stream else None
-        exchange = Exchange(request, record.route, ask, service, record, stream)
-        try:
-            return await self._proxy.forward(exchange)
-        except Refusal as refusal:
-            # The exchange has a stream too where the engine streams unasked.
-            if exchange.stream is None or not await self._has_begun(exchange.stream):
-                raise
-            record.verdict = "truncated" if exchange.stream.passed else refusal.code
-            return await exchange.stream.fail(refusal, anthropic=record.route == MESSAGES)
-        finally:
-            if exchange.stream is not None:
-                await exchange.stream.hush()
-
-    @staticmethod
-    async def _has_begun(stream: Stream) -> bool:
-        await stream.hush()
-        return stream.begun
+        record.service = await self._desk.find(ask.model, caller)
+        return await self._desk.carry(request, record, caller, ask, record.route, _dialect_of(record))
 
     async def _models(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
-        caller = await self._identify(request, record)
+        caller = await self._desk.identify(request, record)
         # Clients escape the slash in a model's name. It only leads to a name, never to a path.
         wanted = unquote(request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/"))
         if wanted:
-            document = _model(await self._find(wanted, caller))
+            document = _model(await self._desk.find(wanted, caller))
         else:
-            services = self._directory.services()
-            allowed = [_model(each) for each in services if await self._access.may_use(caller, each)]
-            document = {"object": "list", "data": allowed}
+            document = {"object": "list", "data": [_model(each) for each in await self._desk.allowed(caller)]}
         return whole(HTTPStatus.OK, json.dumps(document).encode(), _own_headers(record.request_id))
 
     def _health(self, *, ready: bool) -> web.StreamResponse:
         status = HTTPStatus.SERVICE_UNAVAILABLE if ready and self._ending else HTTPStatus.OK
         return whole(status, b"ending\n" if ready and self._ending else b"ok\n", {"Server": SERVER})
+
+
+def _dialect_of(record: Record) -> Dialect:
+    """How errors are told on a route."""
+    if record.route == MESSAGES:
+        return ANTHROPIC
+    return OllamaErrors(record) if record.route.startswith(OLLAMA) else OPENAI
 
 
 def _model(service: Service) -> dict[str, object]:

@@ -51,7 +51,7 @@ class Chain:
             "route": record.route,
             "model": record.model[:LONGEST_MODEL],
             "service": "" if service is None else service.key,
-            "digest": "" if service is None else service.digest,
+            "digest": record.digest,
             "engine": record.endpoint,
             "attempts": record.attempts,
             "status": record.status,

@@ -13,6 +13,26 @@ class Endpoint:
     """Stays the same for as long as the engine keeps what it has cached: a pod's name, not its address."""
     host: str
     port: int
+    digest: str = ""
+    """Digest of the weights that it serves: during a rollout engines differ."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What catalogs tell of a service beyond its name; empty and 0 where it is not known."""
+
+    variant: str = ""
+    """Quantization type, or ``baseline``."""
+    family: str = ""
+    """Architecture."""
+    parameters: int = 0
+    license: str = ""
+    context_size: int = 0
+    """Tokens of one request."""
+    size_bytes: int = 0
+    """Of the weights' file."""
+    memory_bytes: int = 0
+    """Of one engine, as it is forecast."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,7 @@ class Service:
     served_name: str = ""
     """The model's name as the engine knows it; empty: whatever the client said."""
     digest: str = ""
-    """Digest of the weights that answer, for the audit."""
+    """Digest of the weights that are served; an engine's own counts where it says one."""
     slots: int = 1
     """Answers that one engine works on at a time; more wait here."""
     endpoints: tuple[Endpoint, ...] = ()
@@ -33,6 +53,7 @@ class Service:
     """Further names within the namespace: of the model, and ``model:variant``."""
     created: int = 0
     """Unix time, seconds."""
+    about: About = About()
 
     @property
     def key(self) -> str:
@@ -58,37 +79,70 @@ class Directory(Protocol):
         """Call with the key of each service that is new, different or gone, from the gateway's event loop."""
 
 
-class StaticDirectory:
-    """Services given in memory; a ``Directory``."""
+class MemoryDirectory:
+    """Services that somebody else keeps up to date; a ``Directory``."""
 
     def __init__(self, services: Iterable[Service] = ()) -> None:
         self._services: dict[str, Service] = {}
-        self._names: dict[str, Service] = {}
+        self._claims: dict[str, set[str]] = {}
+        # Alias to the keys of the services that have it.
         self._subscribers: list[Callable[[str], None]] = []
         self.replace(services)
 
     def replace(self, services: Iterable[Service]) -> None:
-        """These are the services from now on. Of two that claim an alias the first by name has it."""
-        before = self._services
-        self._services = {service.key: service for service in sorted(services, key=lambda each: each.key)}
-        self._names = {}
-        for service in self._services.values():
-            for alias in service.aliases:
-                self._names.setdefault(f"{service.namespace}/{alias}", service)
-        self._names |= self._services
-        keys = before.keys() | self._services.keys()
-        for key in sorted(key for key in keys if before.get(key) != self._services.get(key)):
-            for subscriber in self._subscribers:
-                subscriber(key)
+        """These are the services from now on."""
+        given = {service.key: service for service in services}
+        for key in sorted(self._services.keys() - given.keys()):
+            self.remove(key)
+        for key in sorted(given):
+            self.put(given[key])
+
+    def put(self, service: Service) -> None:
+        """A service that is new or different."""
+        before = self._services.get(service.key)
+        if before == service:
+            return
+        if before is not None:
+            self._unclaim(before)
+        self._services[service.key] = service
+        for alias in service.aliases:
+            self._claims.setdefault(f"{service.namespace}/{alias}", set()).add(service.key)
+        self._announce(service.key)
+
+    def remove(self, key: str) -> None:
+        """A service that is gone."""
+        before = self._services.pop(key, None)
+        if before is not None:
+            self._unclaim(before)
+            self._announce(key)
 
     def find(self, model: str, namespace: str) -> Service | None:
-        """See ``Directory``. What stands in the caller's own namespace comes first: aliases may hold slashes."""
-        return self._names.get(f"{namespace}/{model}") or self._names.get(model)
+        """See ``Directory``. What stands in the caller's own namespace comes first: aliases may hold slashes.
+
+        A service's own name comes before an alias; of two that claim an alias the first by name has it.
+        """
+        for name in (f"{namespace}/{model}", model):
+            found = self._services.get(name)
+            if found is None and (claims := self._claims.get(name)):
+                found = self._services[min(claims)]
+            if found is not None:
+                return found
+        return None
 
     def services(self) -> Sequence[Service]:
-        """See ``Directory``."""
-        return tuple(self._services.values())
+        """See ``Directory``; by name."""
+        return tuple(self._services[key] for key in sorted(self._services))
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """See ``Directory``."""
         self._subscribers.append(changed)
+
+    def _unclaim(self, service: Service) -> None:
+        for name in {f"{service.namespace}/{alias}" for alias in service.aliases}:
+            self._claims[name].discard(service.key)
+            if not self._claims[name]:
+                del self._claims[name]
+
+    def _announce(self, key: str) -> None:
+        for subscriber in self._subscribers:
+            subscriber(key)

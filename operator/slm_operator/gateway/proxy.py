@@ -9,13 +9,14 @@ from aiohttp import web
 from slm_operator.gateway.admission import Admission, Admissions
 from slm_operator.gateway.asking import Ask
 from slm_operator.gateway.connection import Broken, EngineConnection
+from slm_operator.gateway.dialect import EVENT_STREAM, Dialect
 from slm_operator.gateway.directory import Endpoint, Service
 from slm_operator.gateway.engines import Engines, NotTaken, failed
 from slm_operator.gateway.headers import headers_to_client, headers_to_engine
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long
-from slm_operator.gateway.reply import EVENT_STREAM, Stream, whole
+from slm_operator.gateway.reply import Stream, whole
 from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
 
 PASSED_CLIENT_ERRORS = range(400, 500)
@@ -35,6 +36,7 @@ class Exchange:
     record: Record
     stream: Stream | None
     """Where the answer is to be streamed."""
+    dialect: Dialect
 
 
 class Proxy:
@@ -77,6 +79,7 @@ class Proxy:
         record.admitted = now
         record.attempts += 1
         record.endpoint = endpoint.id
+        record.digest = endpoint.digest or exchange.service.digest
         return endpoint
 
     async def _try(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
@@ -100,7 +103,8 @@ class Proxy:
         if answer.status != HTTPStatus.OK:
             return await self._error(exchange, answer, body)
         _count(record, usage_in(body) or Usage(len(exchange.ask.body) // BYTES_PER_TOKEN, 0, estimated=True))
-        headers = headers_to_client(answer.headers, record.request_id)
+        headers = headers_to_client(exchange.dialect.headers(answer.headers), record.request_id)
+        body = exchange.dialect.whole(body)
         if exchange.stream is not None:
             await exchange.stream.hush()
             if exchange.stream.begun:
@@ -116,11 +120,14 @@ class Proxy:
             if exchange.stream.begun:
                 raise Refusal(answer.status, "refused_by_engine", body.decode("utf-8", "replace"))
         exchange.record.verdict = "refused_by_engine"
-        return whole(answer.status, body, headers_to_client(answer.headers, exchange.record.request_id))
+        headers = headers_to_client(exchange.dialect.headers(answer.headers), exchange.record.request_id)
+        return whole(answer.status, exchange.dialect.engine_error(answer.status, body), headers)
 
     async def _stream(self, exchange: Exchange, answer: EngineConnection) -> web.StreamResponse:
         record = exchange.record
-        stream = exchange.stream or Stream(exchange.request, record.request_id, self._limits.keep_alive_seconds)
+        stream = exchange.stream or Stream(
+            exchange.request, record.request_id, self._limits.keep_alive_seconds, exchange.dialect
+        )
         exchange.stream = stream
         counts = StreamUsage()
         try:

@@ -18,6 +18,8 @@ class Record:
     """What the client asked for."""
     service: Service | None = None
     endpoint: str = ""
+    digest: str = ""
+    """Of the weights that answered."""
     stream: bool = False
     status: int = 0
     """Status of the answer; 0: the client left before there was one."""

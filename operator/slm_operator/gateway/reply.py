@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.helpers import rfc822_formatted_time
 
+from slm_operator.gateway.dialect import OPENAI, Dialect
 from slm_operator.gateway.headers import SERVER, headers_to_client
 from slm_operator.gateway.refusal import Refusal
 
-EVENT_STREAM = "text/event-stream"
 AT_ONCE_BYTES = 32 * 2**10
 """Answers up to this size are written without waiting for the client to read: sockets' buffers hold them."""
 CONNECTION = {
@@ -18,8 +18,6 @@ CONNECTION = {
     (False, HttpVersion11): "Connection: close\r\n",
 }
 """What is said of the connection, by whether it stays and by version, where that is not its default (RFC 9112, 9.3)."""
-COMMENT = b": waiting for an engine\n\n"
-"""A line that begins with a colon is a comment, which clients leave out (HTML standard, 9.2.6)."""
 
 
 class _Piece(web.StreamResponse):
@@ -46,7 +44,8 @@ class _Piece(web.StreamResponse):
             f"HTTP/1.1 {self.status} {self.reason}\r\n{lines}Content-Length: {len(self._whole_body)}\r\n"
             f"Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
         )
-        request.transport.writelines((head.encode("latin-1", "replace"), self._whole_body))
+        body = b"" if request.method == "HEAD" else self._whole_body
+        request.transport.writelines((head.encode("latin-1", "replace"), body))
 
 
 def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
@@ -56,17 +55,20 @@ def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamRes
     return web.Response(status=status, body=body, headers=headers)
 
 
-def refused(refusal: Refusal, request_id: str, *, anthropic: bool = False) -> web.StreamResponse:
+def refused(refusal: Refusal, request_id: str, dialect: Dialect = OPENAI) -> web.StreamResponse:
     """An error in one piece."""
     headers = {"Content-Type": "application/json", "X-Request-Id": request_id, "Server": SERVER, **refusal.headers}
-    return whole(refusal.status, refusal.body(anthropic=anthropic), headers)
+    return whole(refusal.status, dialect.error(refusal), headers)
 
 
 class Stream:
     """An answer in pieces. Until the first one comes, comments keep the connection alive."""
 
-    def __init__(self, request: web.BaseRequest, request_id: str, keep_alive_seconds: float) -> None:
+    def __init__(
+        self, request: web.BaseRequest, request_id: str, keep_alive_seconds: float, dialect: Dialect = OPENAI
+    ) -> None:
         self._request = request
+        self._dialect = dialect
         self._request_id = request_id
         self._seconds = keep_alive_seconds
         self._response: web.StreamResponse | None = None
@@ -88,27 +90,31 @@ class Stream:
             await self._prepare(headers)
 
     async def write(self, piece: bytes) -> None:
-        """Pass a piece on; waits while the client does not read."""
+        """Pass a piece of the engine's on; waits while the client does not read."""
         assert self._response is not None  # noqa: S101 (for the type checker)
         self.passed = True
-        await self._response.write(piece)
+        if told := self._dialect.piece(piece):
+            await self._response.write(told)
 
     async def end(self) -> web.StreamResponse:
-        """All has been passed on."""
+        """The engine has said all."""
         assert self._response is not None  # noqa: S101 (for the type checker)
+        if told := self._dialect.finish():
+            await self._response.write(told)
         await self._response.write_eof()
         return self._response
 
-    async def fail(self, refusal: Refusal, *, anthropic: bool = False) -> web.StreamResponse:
+    async def fail(self, refusal: Refusal) -> web.StreamResponse:
         """Tell of an error by an event.
 
         After part of an answer the connection breaks too, so that nobody takes it for the whole.
         """
         assert self._response is not None  # noqa: S101 (for the type checker)
         with contextlib.suppress(ConnectionError):
-            await self._response.write(b"event: error\ndata: " + refusal.body(anthropic=anthropic) + b"\n\n")
+            await self._response.write(self._dialect.failure(refusal))
             if not self.passed:
-                return await self.end()
+                await self._response.write_eof()
+                return self._response
         if self._request.transport is not None:
             self._request.transport.close()
         return self._response
@@ -127,11 +133,11 @@ class Stream:
     async def _comment(self) -> None:
         with contextlib.suppress(ConnectionError):  # The request's own task is cancelled with the connection.
             if self._response is None:
-                await self._prepare({"content-type": EVENT_STREAM, "cache-control": "no-cache"})
+                await self._prepare(self._dialect.stream_headers)
             while self._response is not None:
-                await self._response.write(COMMENT)
+                await self._response.write(self._dialect.keep_alive)
                 await asyncio.sleep(self._seconds)
 
     async def _prepare(self, headers: Mapping[str, str]) -> None:
-        self._response = web.StreamResponse(headers=headers_to_client(headers, self._request_id))
+        self._response = web.StreamResponse(headers=headers_to_client(self._dialect.headers(headers), self._request_id))
         await self._response.prepare(self._request)

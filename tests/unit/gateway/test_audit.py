@@ -17,7 +17,9 @@ SERVICE = Service("default", "qwen", digest="sha256:" + "d" * 64)
 
 
 def record(number: int = 1) -> Record:
-    made = Record(f"id-{number}", "/v1/chat/completions", 10.0, "default/ci", "qwen", SERVICE, "engine-0")
+    made = Record(
+        f"id-{number}", "/v1/chat/completions", 10.0, "default/ci", "qwen", SERVICE, "engine-0", SERVICE.digest
+    )
     made.status, made.verdict, made.attempts = 200, "ok", 1
     made.admitted, made.first_byte, made.ended = 10.001, 10.25, 11.5
     made.prompt_tokens, made.completion_tokens = 5, 7

@@ -1,0 +1,87 @@
+"""What every API has in common: who asks, for which service, and the way of a request to an engine and back."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from slm_operator.gateway import refusal as refusals
+from slm_operator.gateway.access import Access, Caller
+from slm_operator.gateway.asking import Ask
+from slm_operator.gateway.body import read_body
+from slm_operator.gateway.dialect import Dialect
+from slm_operator.gateway.directory import Directory, Service
+from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.proxy import Exchange, Proxy
+from slm_operator.gateway.record import Record
+from slm_operator.gateway.refusal import Refusal
+from slm_operator.gateway.reply import Stream
+
+Check = Callable[[], None]
+"""Called before each request that would be forwarded; raises Refusal while none may be."""
+
+
+class Desk:
+    """Takes requests in."""
+
+    def __init__(self, directory: Directory, access: Access, proxy: Proxy, limits: Limits, check: Check) -> None:
+        self._directory = directory
+        self._access = access
+        self._proxy = proxy
+        self._limits = limits
+        self._check = check
+
+    def check(self) -> None:
+        """Raise Refusal while no request may be forwarded."""
+        self._check()
+
+    async def identify(self, request: web.BaseRequest, record: Record) -> Caller:
+        """Who asks; raises Refusal. It comes first: strangers send no bodies."""
+        caller = await self._access.identify(request.headers)
+        record.caller = caller.name
+        return caller
+
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The request's body; raises Refusal."""
+        return await read_body(request, self._limits)
+
+    async def find(self, model: str, caller: Caller) -> Service:
+        """The service that the caller means and may use; raises Refusal."""
+        service = self._directory.find(model, caller.namespace)
+        if service is None or not await self._access.may_use(caller, service):
+            raise refusals.no_such_model(model)
+        return service
+
+    async def allowed(self, caller: Caller) -> list[Service]:
+        """All services that the caller may use."""
+        return [each for each in self._directory.services() if await self._access.may_use(caller, each)]
+
+    async def carry(
+        self, request: web.BaseRequest, record: Record, caller: Caller, ask: Ask, path: str, dialect: Dialect
+    ) -> web.StreamResponse:
+        """Bring a request for ``record.service`` to an engine's path, and its answer back; raises Refusal."""
+        assert record.service is not None  # noqa: S101 (for the type checker)
+        self._access.begin(caller, record.arrived)
+        try:
+            seconds = self._limits.keep_alive_seconds
+            stream = Stream(request, record.request_id, seconds, dialect) if ask.stream else None
+            return await self._exchange(Exchange(request, path, ask, record.service, record, stream, dialect))
+        finally:
+            self._access.end(caller, record.prompt_tokens + record.completion_tokens)
+
+    async def _exchange(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._proxy.forward(exchange)
+        except Refusal as refusal:
+            # The exchange has a stream too where the engine streams unasked.
+            if exchange.stream is None or not await _has_begun(exchange.stream):
+                raise
+            exchange.record.verdict = "truncated" if exchange.stream.passed else refusal.code
+            return await exchange.stream.fail(refusal)
+        finally:
+            if exchange.stream is not None:
+                await exchange.stream.hush()
+
+
+async def _has_begun(stream: Stream) -> bool:
+    await stream.hush()
+    return stream.begun
