@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     stop_seconds: float = Field(default=90.0, gt=0)
     """Longest time the daemon and its engines may take to stop, seconds: answers under way may take 30, and an engine
     that is told to end 30 more. Default: 90."""
+    gateway: bool = True
+    """Whether the daemon keeps a gateway running, the one address for all services. Default: true."""
+    gateway_port: int = Field(default=11435, ge=0, le=65535)
+    """Port of the gateway on 127.0.0.1; 0 takes a free one. Default: 11435, next to Ollama's."""
+    gateway_audit: Path | None = None
+    """File to which the gateway adds a line per request, without prompts. Default: none."""
 
     @field_validator("allow_private_hosts", mode="before")
     @classmethod
@@ -81,7 +87,7 @@ class Settings(BaseSettings):
             raise ValueError(problem)
         return value
 
-    @field_validator("state_home", "data_home", "cache_home", "llama_cpp")
+    @field_validator("state_home", "data_home", "cache_home", "llama_cpp", "gateway_audit")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value

@@ -9,7 +9,8 @@ import pytest
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.ports import Manifest, ObjectKey
 from slm_operator.reconcile import controller as controllers
-from slm_operator.reconcile.controller import Controller, References
+from slm_operator.reconcile.controller import Controller
+from slm_operator.reconcile.references import References
 
 MODEL, JOB, SERVICE = (
     ObjectKey(kind, "n", name) for kind, name in (("SLMModel", "m"), ("QuantJob", "q"), ("InferenceService", "s"))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from slm_operator.adapters.job_runner import owner_reference
-from slm_operator.adapters.pod_status import condition, is_final, is_ready, parse_stamp, stamp
+from slm_operator.adapters.pod_status import condition, is_final, parse_stamp, stamp
+from slm_operator.core.pods import is_ready
 from slm_operator.ports import Cluster, Manifest, ObjectKey
 
 HASH_LABEL = "pod-template-hash"

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from slm_operator.adapters import processes
-from slm_operator.adapters.pod_status import condition, is_final, is_ready
+from slm_operator.adapters.pod_status import condition, is_final
 from slm_operator.adapters.pod_worker import Folders, PodWorker
 from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
+from slm_operator.core.pods import is_ready
 from slm_operator.ports import Cluster, Manifest, ObjectKey
 
 LOG = logging.getLogger(__name__)

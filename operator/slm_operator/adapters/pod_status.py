@@ -31,12 +31,6 @@ def is_final(pod: Manifest) -> bool:
     return pod.get("status", {}).get("phase") in FINAL_PHASES
 
 
-def is_ready(pod: Manifest) -> bool:
-    """Whether the pod takes requests."""
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
 def port_of(pod: Manifest) -> int:
     """Local port the pod listens on, 0 for none."""
     return int(pod.get("status", {}).get("port", 0))

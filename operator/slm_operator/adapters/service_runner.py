@@ -6,7 +6,8 @@ import socket
 from collections.abc import Sequence
 
 from slm_operator.adapters.forwarder import HOST, Forwarder
-from slm_operator.adapters.pod_status import condition, is_ready, port_of
+from slm_operator.adapters.pod_status import condition, port_of
+from slm_operator.core.pods import is_ready
 from slm_operator.ports import Cluster, Manifest, ObjectKey
 
 FIRST_PORT, LAST_PORT = 20_000, 29_999

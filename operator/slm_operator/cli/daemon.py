@@ -17,6 +17,7 @@ from slm_operator.cli.human import count_processes
 from slm_operator.cli.session import condition_of, load_settings, local_paths, open_cluster
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import Quiet, terminal
+from slm_operator.local.gateway_keeper import find_gateway, gateway_url
 from slm_operator.local.leftovers import end_leftovers, find_living
 from slm_operator.local.lifecycle import DAEMON_COMMAND, running_pid, start_daemon, stop_daemon
 from slm_operator.local.paths import LocalPaths
@@ -90,11 +91,14 @@ def status(output: FormOption = Form.TABLE) -> None:
     pid = running_pid(paths)
     counts = asyncio.run(_count()) if paths.database.exists() else []
     if output is Form.TABLE:
-        terminal.result(f"daemon: {describe_daemon(pid)}\nstate:  {paths.state}\nstore:  {paths.store}")
+        lines = {"daemon": describe_daemon(pid), "gateway": describe_gateway(paths), "state": paths.state}
+        terminal.result("\n".join(f"{name + ':':8} {told}" for name, told in {**lines, "store": paths.store}.items()))
     else:
         daemon = {"running": bool(pid), "processId": pid or None}
         folders = {"state": str(paths.state), "store": str(paths.store)}
-        terminal.result(render_form({"daemon": daemon, **folders, "objects": counts}, output))
+        found = find_gateway(paths)
+        gateway = {"url": gateway_url(found) if found else None, "processId": found.pid if found else None}
+        terminal.result(render_form({"daemon": daemon, "gateway": gateway, **folders, "objects": counts}, output))
     if counts and output is Form.TABLE:
         rows = [[name.upper() for name in counts[0]], *([str(cell) for cell in row.values()] for row in counts)]
         terminal.result("\n" + render_rows(rows))
@@ -107,6 +111,16 @@ def describe_daemon(pid: int | None) -> str:
     if pid is None:
         return "not running (start it with slm up)"
     return f"running, process {pid}" if pid else "starting"
+
+
+def describe_gateway(paths: LocalPaths) -> str:
+    """State of the gateway in words."""
+    found = find_gateway(paths)
+    if found is not None:
+        return f"{gateway_url(found)}, process {found.pid}"
+    return (
+        "switched off (SLM_GATEWAY)" if not load_settings().gateway else f"not running (its log: {paths.gateway_log})"
+    )
 
 
 async def _count() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a pod that does not start says about it."""
+"""What a pod's status says: whether it lives, takes requests, and why it does not start."""
 
 from slm_operator.core.plan import Manifest
 
@@ -21,6 +21,12 @@ def describe_waiting(pod: Manifest) -> str:
         if waiting.get("reason") in NO_CONTAINER:
             return f"its container cannot be made: {waiting.get('message', '').rstrip('.')}"
     return ""
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the pod takes requests."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def is_live(pod: Manifest) -> bool:

@@ -81,11 +81,15 @@ class Listener:
         self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG)
         self.port = self._sockets.sockets[0].getsockname()[1]
 
-    async def close(self, seconds: float) -> None:
-        """Accept nobody, close what is idle, and give answers under way so long to end."""
+    def stop_listening(self) -> None:
+        """Accept nobody; the port is free."""
         self._gateway.end()
         if self._sockets is not None:
             self._sockets.close()
+
+    async def close(self, seconds: float) -> None:
+        """Accept nobody, close what is idle, and give answers under way so long to end."""
+        self.stop_listening()
         self._server.pre_shutdown()
         await self._server.shutdown(seconds)
         await self._gateway.close()

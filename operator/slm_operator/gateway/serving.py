@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
@@ -20,8 +20,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def serve_until_told(listener: Listener, drain_seconds: float) -> None:
-    """Serve until SIGTERM or SIGINT, then let answers under way end."""
+async def serve_until_told(
+    listener: Listener, drain_seconds: float, released: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let answers under way end.
+
+    ``released`` is called once nothing listens any more, so that another gateway can take the port meanwhile.
+    """
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,4 +35,6 @@ async def serve_until_told(listener: Listener, drain_seconds: float) -> None:
     gc.freeze()  # Modules stay: they need not be looked at again.
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     await told.wait()
+    listener.stop_listening()
+    released()
     await listener.close(drain_seconds)

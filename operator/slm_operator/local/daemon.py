@@ -21,6 +21,7 @@ from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import SystemClock, build_controller, build_local_placement
 from slm_operator.local.faults import forget_faults
+from slm_operator.local.gateway_keeper import end_gateway, keep_gateway, stop_gateway
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
 from slm_operator.reconcile.controller import Controller
@@ -100,6 +101,8 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
         await reconcile_forever(lambda: build_controller(cluster, placement))
 
     work = [asyncio.create_task(kubelet.run()), asyncio.create_task(control())]
+    if settings.gateway:
+        work.append(asyncio.create_task(keep_gateway(paths)))
     tasks: list[asyncio.Future[Any]] = [stopping, *work]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in work if task.done()]
@@ -107,7 +110,9 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
     # The controller first: a kubelet that is cancelled cuts its connections, one that winds down lets answers finish.
     await _cancel(work[1:])
     if graceful:
+        gateway = stop_gateway(paths)  # Its answers end while engines are given time to end theirs.
         await wind_down(cluster, kubelet, reconciler)
+        await asyncio.to_thread(end_gateway, gateway)
     await _cancel(work)
     cluster.close()
     log.info("daemon is down")
@@ -126,11 +131,16 @@ def _stop(stopping: "asyncio.Future[int]", number: int) -> None:
         stopping.set_result(number)
 
 
-def main() -> int:
-    """Run until told to stop; the exit code says why it could not start."""
+def configure_logging() -> None:
+    """A line of JSON on standard error for whatever is told."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def main() -> int:
+    """Run until told to stop; the exit code says why it could not start."""
+    configure_logging()
     try:
         settings = Settings()
         paths = LocalPaths.of(settings)

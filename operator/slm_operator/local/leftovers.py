@@ -1,5 +1,6 @@
 """Processes as they are recorded, whether a daemon looks after them or not; ending them where none does."""
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -13,6 +14,7 @@ from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import SystemClock, build_local_placement
 from slm_operator.local.daemon import wind_down
+from slm_operator.local.gateway_keeper import end_gateway, stop_gateway
 from slm_operator.local.lifecycle import hold_daemonless
 from slm_operator.local.paths import LocalPaths
 from slm_operator.reconcile.reconciler import Reconciler
@@ -62,9 +64,11 @@ async def end_leftovers(paths: LocalPaths, settings: Settings) -> int:
     Raises DaemonRunning when there is a daemon.
     """
     living = find_living(paths)
+    gateway = stop_gateway(paths)
     if living:
         with hold_daemonless(paths), contextlib.closing(SqliteCluster(paths.database)) as cluster:
             kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
             reconciler = Reconciler(cluster, SystemClock(), build_local_placement(settings, str(paths.store)))
             await wind_down(cluster, kubelet, reconciler)
-    return len(living)
+    await asyncio.to_thread(end_gateway, gateway)
+    return len(living) + (gateway is not None)

@@ -4,16 +4,17 @@ The lock decides, not the process id: the kernel frees it however the daemon end
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from slm_operator.errors import ClusterUnavailable, DaemonRunning
+from slm_operator.local import locks
 from slm_operator.local.paths import LocalPaths
 
 DAEMON_COMMAND = (sys.executable, "-m", "slm_operator.local.daemon")
@@ -26,7 +27,7 @@ PROBE_PATIENCE_SECONDS = 1.0
 """How long a starting daemon waits for the lock: `slm status` holds it shared for microseconds."""
 SHOWN_LOG_BYTES = 2000
 MAX_LOG_BYTES = 10 << 20
-"""Size above which the daemon's log is put aside at the next start; one older log is kept."""
+"""Size above which a log is put aside at the next start; one older log is kept."""
 READY = "ready"
 """Second word of the lock file once the daemon heeds signals and works on objects."""
 
@@ -53,49 +54,20 @@ def hold_daemonless(paths: LocalPaths) -> Iterator[None]:
 @contextlib.contextmanager
 def _hold(paths: LocalPaths) -> Iterator[Callable[..., None]]:
     """The lock; the value writes words into its file."""
-    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with paths.lock.open("a+", encoding="ascii") as file:
-        deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
-        while not _try_lock(file.fileno(), fcntl.LOCK_EX):
-            # A lock that cannot even be shared is a daemon's: to wait for its end would be to start a second one.
-            probed = _try_lock(file.fileno(), fcntl.LOCK_SH)
-            fcntl.flock(file, fcntl.LOCK_UN)
-            if not probed or time.monotonic() > deadline:
-                pid = running_pid(paths)
-                raise DaemonRunning(
-                    f"Another daemon (process {pid}) holds {paths.state}: stop it with `slm down`, "
-                    "or use another folder with SLM_STATE_HOME."
-                )
-            time.sleep(POLL_SECONDS)
-
-        def write(*words: object) -> None:
-            file.truncate(0)
-            file.write(" ".join(map(str, words)))
-            file.flush()
-
-        yield write
-
-
-def _try_lock(descriptor: int, mode: int) -> bool:
     try:
-        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _read_lock(paths: LocalPaths) -> list[str] | None:
-    """Words of the lock file while somebody holds it, else None."""
-    try:
-        with paths.lock.open(encoding="ascii") as file:
-            return None if _try_lock(file.fileno(), fcntl.LOCK_SH) else file.read().split()
-    except FileNotFoundError:
-        return None
+        with locks.hold(paths.lock, PROBE_PATIENCE_SECONDS) as write:
+            yield write
+    except locks.Held:
+        pid = running_pid(paths)
+        raise DaemonRunning(
+            f"Another daemon (process {pid}) holds {paths.state}: stop it with `slm down`, "
+            "or use another folder with SLM_STATE_HOME."
+        ) from None
 
 
 def running_pid(paths: LocalPaths) -> int | None:
     """Process id of the running daemon; None when nobody holds the lock; 0 while it is just starting."""
-    words = _read_lock(paths)
+    words = locks.read(paths.lock)
     if words is None:
         return None
     return int(words[0]) if words and words[0].isdigit() else 0
@@ -103,7 +75,7 @@ def running_pid(paths: LocalPaths) -> int | None:
 
 def _ready_pid(paths: LocalPaths) -> int | None:
     """Process id of the daemon once it works."""
-    words = _read_lock(paths) or []
+    words = locks.read(paths.lock) or []
     return int(words[0]) if words[1:] == [READY] else None
 
 
@@ -117,36 +89,42 @@ def start_daemon(paths: LocalPaths, timeout_seconds: float) -> int:
     while (pid := _ready_pid(paths)) is None:
         # Who held the lock may have been a daemon that stopped, or a command that ended a killed daemon's engines.
         if (child is None or child.poll() == EXIT_RUNNING) and running_pid(paths) is None:
-            child = _spawn(paths)
+            child = spawn(DAEMON_COMMAND, paths.daemon_log)
         # Of two daemons started at the same time one ends at once: the other is as good.
         if child and child.poll() not in (None, EXIT_RUNNING):
-            raise ClusterUnavailable(f"The daemon ended with exit code {child.returncode}: {_log_tail(paths)}")
+            raise ClusterUnavailable(
+                f"The daemon ended with exit code {child.returncode}: {log_tail(paths.daemon_log)}"
+            )
         if time.monotonic() > deadline:
             if child:
                 child.terminate()
-            raise ClusterUnavailable(f"The daemon did not start in {timeout_seconds:.0f} s: {_log_tail(paths)}")
+            raise ClusterUnavailable(
+                f"The daemon did not start in {timeout_seconds:.0f} s: {log_tail(paths.daemon_log)}"
+            )
         time.sleep(POLL_SECONDS)
     return pid
 
 
-def _spawn(paths: LocalPaths) -> "subprocess.Popen[bytes]":
-    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+def spawn(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a process that outlives this one; what it prints goes into a log."""
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileNotFoundError):
-        if paths.daemon_log.stat().st_size > MAX_LOG_BYTES:
-            paths.daemon_log.replace(paths.daemon_log.with_suffix(".log.1"))
-    with paths.daemon_log.open("ab") as log:
+        if log.stat().st_size > MAX_LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+    with log.open("ab") as file:
         return subprocess.Popen(
-            DAEMON_COMMAND, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=paths.state
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=log.parent
         )
 
 
-def _log_tail(paths: LocalPaths) -> str:
+def log_tail(log: Path) -> str:
+    """The last line of a log, and where the others are."""
     try:
-        text = paths.daemon_log.read_bytes()[-SHOWN_LOG_BYTES:].decode(errors="replace").strip()
+        text = log.read_bytes()[-SHOWN_LOG_BYTES:].decode(errors="replace").strip()
     except FileNotFoundError:
         text = ""
     last = text.splitlines()[-1] if text else "it printed nothing"
-    return f"{last} (the whole log: {paths.daemon_log})"
+    return f"{last} (the whole log: {log})"
 
 
 def stop_daemon(paths: LocalPaths, *, keep_engines: bool, timeout_seconds: float) -> bool:

@@ -40,6 +40,16 @@ class LocalPaths:
         return self.state / "daemon.log"
 
     @property
+    def gateway_lock(self) -> Path:
+        """File the running gateway holds locked; its content is the gateway's process id and port."""
+        return self.state / "gateway.lock"
+
+    @property
+    def gateway_log(self) -> Path:
+        """What the gateway prints."""
+        return self.state / "gateway.log"
+
+    @property
     def logs(self) -> Path:
         """Folder of the logs of pods: ``<namespace>_<pod>/0.log``."""
         return self.state / "logs"

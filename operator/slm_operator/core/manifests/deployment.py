@@ -10,6 +10,7 @@ from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.manifests.pod import PodShape, build_pod_template
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest
+from slm_operator.core.pods import is_ready
 from slm_operator.core.resources import engine_memory, fill_resources
 from slm_operator.core.runtimes.llama_cpp import CPUS_VARIABLE, PORT_VARIABLE, START_SECONDS, build_probes
 
@@ -43,14 +44,9 @@ ANNOTATION_VARIANT, ANNOTATION_BLOB = f"{GROUP}/variant", f"{GROUP}/digest"
 
 def served_weights(pods: Iterable[Manifest]) -> Weights | None:
     """What the engines that answer serve; None when none does, or when they differ."""
-    ready = [pod["metadata"].get("annotations", {}) for pod in pods if _is_ready(pod)]
+    ready = [pod["metadata"].get("annotations", {}) for pod in pods if is_ready(pod)]
     found = {Weights(each.get(ANNOTATION_VARIANT, ""), each.get(ANNOTATION_BLOB, "")) for each in ready}
     return found.pop() if len(found) == 1 else None
-
-
-def _is_ready(pod: Manifest) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def address_name(service_name: str) -> str:

@@ -1,0 +1,74 @@
+"""What the gateway knows of a service, read from the objects of a cluster."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from slm_operator.core.manifests.deployment import ANNOTATION_BLOB
+from slm_operator.core.manifests.network import ENGINE_PORT
+from slm_operator.core.plan import Manifest
+from slm_operator.core.plan_quantjob import BASELINE_LABEL
+from slm_operator.core.pods import is_ready
+from slm_operator.gateway.directory import About, Endpoint, Service
+
+
+def read_service(
+    manifest: Manifest, pods: Iterable[Manifest], quant_job: Manifest | None, model: Manifest | None
+) -> Service:
+    """An InferenceService with its engines, the QuantJob that it names, and the SLMModel of either.
+
+    The objects were accepted by their schema, yet any of them may be new, half filled in, or gone.
+    """
+    meta, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
+    model_name = _reference(spec, "modelRef") or _reference((quant_job or {}).get("spec") or {}, "modelRef")
+    variant = status.get("variant", "")
+    return Service(
+        meta["namespace"],
+        meta["name"],
+        served_name=meta["name"],
+        digest=status.get("digest", ""),
+        slots=spec.get("parallel", 1),
+        endpoints=tuple(sorted(map(_read_engine, filter(_takes_requests, pods)), key=lambda each: each.id)),
+        aliases=_aliases(model_name, variant),
+        created=_unix_time(meta.get("creationTimestamp", "")),
+        about=_describe(spec, status, (model or {}).get("status") or {}),
+    )
+
+
+def _reference(spec: Mapping[str, Any], field: str) -> str:
+    return str((spec.get(field) or {}).get("name", ""))
+
+
+def _aliases(model: str, variant: str) -> tuple[str, ...]:
+    """The model's name, and the same with the variant that is served."""
+    if not model:
+        return ()
+    return (model, f"{model}:{variant}") if variant and variant != BASELINE_LABEL else (model,)
+
+
+def _takes_requests(pod: Manifest) -> bool:
+    return is_ready(pod) and "deletionTimestamp" not in pod["metadata"] and bool(pod["status"].get("podIP"))
+
+
+def _read_engine(pod: Manifest) -> Endpoint:
+    """On this machine each pod has a port of its own, on a cluster an address of its own."""
+    status, digest = pod["status"], (pod["metadata"].get("annotations") or {}).get(ANNOTATION_BLOB, "")
+    return Endpoint(pod["metadata"]["name"], status["podIP"], status.get("port") or ENGINE_PORT, digest)
+
+
+def _describe(spec: Mapping[str, Any], status: Mapping[str, Any], model: Mapping[str, Any]) -> About:
+    longest = model.get("contextLength", 0)
+    wanted = spec.get("contextSize", 0)
+    return About(
+        variant=status.get("variant", ""),
+        family=model.get("architecture", ""),
+        parameters=model.get("parameters", 0),
+        license=model.get("license", ""),
+        context_size=min(wanted, longest) if longest else wanted,
+        size_bytes=status.get("sizeBytes", 0),
+        memory_bytes=status.get("memoryBytes", 0),
+    )
+
+
+def _unix_time(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp()) if stamp else 0
