@@ -40,6 +40,7 @@ def prepare_environment(endpoint: str) -> None:
     os.environ["SLM_STATE_HOME"] = str(BUILD / "state")
     os.environ["SLM_DATA_HOME"] = str(BUILD / "data")
     os.environ["HF_ENDPOINT"] = endpoint
+    os.environ.setdefault("SLM_GATEWAY_PORT", "0")
     os.environ.setdefault("SLM_ALLOW_PRIVATE_HOSTS", urlsplit(endpoint).hostname or "")
 
 

@@ -62,7 +62,7 @@ def make_slm(home: Path, **more: str) -> Slm:
     folders = {f"XDG_{name.upper()}_HOME": str(home / name) for name in ("state", "data", "cache", "config")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLM_", "XDG_"))}
     (home / "user").mkdir(parents=True)
-    return Slm(home, {**kept, **folders, "HOME": str(home / "user"), **more})
+    return Slm(home, {**kept, **folders, "HOME": str(home / "user"), "SLM_GATEWAY": "false", **more})
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def disturb(folder: Path, hub: Hub, seed: int) -> dict[str, Any]:
     """One demo whose daemon is killed at random moments and started again."""
     chance = random.Random(seed)  # noqa: S311 - moments, no secrets
     moments = sorted(chance.uniform(0, SPAN_SECONDS) for _ in range(KILLS_PER_RUN))
-    with local_backend(folder, hub.endpoint) as backend:
+    with local_backend(folder, hub.endpoint, gateway=True) as backend:
         backend.slm("apply", "-k", str(ROOT / "examples" / "demo"))
         began = time.monotonic()
         for moment in moments:
@@ -82,8 +82,8 @@ def is_engine(command: list[str]) -> bool:
 
 
 def orphans(backend: Backend) -> list[list[str]]:
-    """Command lines of what is neither the daemon nor recorded: nobody would end it if `slm down` did not search."""
-    known = {backend.daemon().pid}
+    """Command lines of what is neither daemon nor gateway nor recorded, which `slm down` has to search for."""
+    known = {backend.daemon().pid, backend.gateway().pid}
     for record in read_records(LocalPaths(backend.folder / "state", backend.folder / "data", backend.folder)):
         with contextlib.suppress(psutil.NoSuchProcess):
             leader = psutil.Process(record.pid)

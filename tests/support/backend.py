@@ -13,13 +13,15 @@ from typing import Any
 
 import psutil
 
+from slm_operator.local.gateway_keeper import RunningGateway, find_gateway
+from slm_operator.local.paths import LocalPaths
 from slm_pipelines.store import hash_file
 
 
 class Backend:
     """One state folder and what runs in it."""
 
-    def __init__(self, folder: Path, hub_endpoint: str = "") -> None:
+    def __init__(self, folder: Path, hub_endpoint: str = "", *, gateway: bool = False) -> None:
         self.folder = folder
         self.store = folder / "data" / "store"
         self.environment = {
@@ -28,6 +30,8 @@ class Backend:
             "SLM_DATA_HOME": str(folder / "data"),
             "HF_ENDPOINT": hub_endpoint,
             "SLM_ALLOW_PRIVATE_HOSTS": "127.0.0.1",
+            "SLM_GATEWAY": str(gateway),
+            "SLM_GATEWAY_PORT": "0",
         }
 
     def try_slm(self, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -80,6 +84,14 @@ class Backend:
         daemon.send_signal(signal.SIGKILL)
         daemon.wait(10)
 
+    def gateway(self) -> RunningGateway:
+        """The gateway, once it accepts requests."""
+        paths = LocalPaths(self.folder / "state", self.folder / "data", self.folder)
+        until(lambda: find_gateway(paths), "no gateway comes up")
+        found = find_gateway(paths)
+        assert found is not None
+        return found
+
     def step_processes(self, step: str) -> list[psutil.Process]:
         """Running processes of a pipeline step."""
         return [process for process in self.processes() if {"slm_pipelines", step} <= set(process.cmdline())]
@@ -91,9 +103,9 @@ class Backend:
 
 
 @contextmanager
-def local_backend(folder: Path, hub_endpoint: str = "") -> Iterator[Backend]:
-    """A running backend; afterwards nothing of it may be alive."""
-    backend = Backend(folder, hub_endpoint)
+def local_backend(folder: Path, hub_endpoint: str = "", *, gateway: bool = False) -> Iterator[Backend]:
+    """A running backend, without its gateway unless it is asked for; afterwards nothing of it may be alive."""
+    backend = Backend(folder, hub_endpoint, gateway=gateway)
     backend.slm("up")
     try:
         yield backend

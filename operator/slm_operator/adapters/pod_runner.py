@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from slm_operator.adapters import processes
+from slm_operator.adapters import connections, processes
 from slm_operator.adapters.pod_status import condition, is_final
 from slm_operator.adapters.pod_worker import Folders, PodWorker
 from slm_operator.adapters.process_table import ProcessRecord, ProcessTable
@@ -82,8 +83,7 @@ class PodRunner:
         try:
             worker, task = self._workers.get(record.pod_uid, (None, None))
             if worker and task:
-                if record.port:
-                    await self._drain(record.port, record.grace_seconds)
+                await self._finish_answers(record)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 await worker.stop()
@@ -95,8 +95,15 @@ class PodRunner:
 
     async def _end(self, record: ProcessRecord) -> None:
         """End a process that nobody follows, letting the requests under way finish first."""
-        if record.port:
-            await self._drain(record.port, record.grace_seconds)
+        await self._finish_answers(record)
         meta = {"namespace": record.namespace, "name": record.pod, "uid": record.pod_uid}
         pod = {"metadata": meta, "spec": {"containers": [{}]}}
         await PodWorker(self._cluster, self._table, self._folders, pod).stop()
+
+    async def _finish_answers(self, record: ProcessRecord) -> None:
+        """Wait for the answers under way, through forwarders and over connections of clients' own."""
+        if record.port:
+            began = time.monotonic()
+            await self._drain(record.port, record.grace_seconds)
+            left = record.grace_seconds - (time.monotonic() - began)
+            await connections.wait_until_quiet(record.pid, record.port, left)

@@ -13,6 +13,8 @@ from slm_operator.gateway.refusal import held_too_long, no_such_model, queue_ful
 
 Demand = Callable[[str, int, int], None]
 """Told whenever a request must wait: the service's key, how many are in flight and how many wait."""
+Gone = Callable[[Endpoint], None]
+"""Told of each engine that takes no requests any more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,7 +27,8 @@ class _Waiter:
 class Admission:
     """The engines of one service and the requests for them. It belongs to one event loop."""
 
-    def __init__(self, service: Service, limits: Limits, demand: Demand) -> None:
+    def __init__(self, service: Service, limits: Limits, demand: Demand, gone: Gone) -> None:
+        self._gone = gone
         self.service: Service | None = None
         self._key = service.key
         self._limits = limits
@@ -51,6 +54,8 @@ class Admission:
     def update(self, service: Service | None) -> None:
         """The service is this now; None: it is gone, and nobody waits for it any longer."""
         before, self.service = self.service, service
+        for endpoint in set(before.endpoints if before else ()).difference(service.endpoints if service else ()):
+            self._gone(endpoint)
         if service is None:
             while self._waiting:
                 self._settle(self._waiting.popleft(), no_such_model(self._key))
@@ -163,7 +168,8 @@ class Admission:
 class Admissions:
     """Every service's admission, kept up with the directory."""
 
-    def __init__(self, directory: Directory, limits: Limits, demand: Demand) -> None:
+    def __init__(self, directory: Directory, limits: Limits, demand: Demand, gone: Gone) -> None:
+        self._gone = gone
         self._directory = directory
         self._limits = limits
         self._demand = demand
@@ -174,7 +180,7 @@ class Admissions:
         """The service's own."""
         found = self._by_key.get(service.key)
         if found is None:
-            found = self._by_key[service.key] = Admission(service, self._limits, self._demand)
+            found = self._by_key[service.key] = Admission(service, self._limits, self._demand, self._gone)
         return found
 
     def loads(self) -> dict[str, tuple[int, int]]:

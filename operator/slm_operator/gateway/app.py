@@ -53,9 +53,9 @@ class Gateway:
         check: Check = lambda: None,
     ) -> None:
         self.limits = limits or Limits()
-        self.admissions = Admissions(directory, self.limits, demand)
         self._observers: tuple[Observer, ...] = ()
         self._engines = Engines(self.limits)
+        self.admissions = Admissions(directory, self.limits, demand, self._engines.forget)
         proxy = Proxy(self._engines, self.admissions, self.limits)
         self._desk = Desk(directory, access, proxy, self.limits, check)
         self._ollama = OllamaFront(self._desk)

@@ -67,6 +67,11 @@ class Engines:
         if connection.finish():
             self._idle[endpoint].append(connection)
 
+    def forget(self, endpoint: Endpoint) -> None:
+        """The engine is about to end, for which it waits until nobody is connected."""
+        for connection in self._idle.pop(endpoint, ()):
+            connection.abort()
+
     def _pooled(self, endpoint: Endpoint) -> EngineConnection | None:
         connections = self._idle.get(endpoint)
         while connections:

@@ -27,23 +27,20 @@ class Follower:
         self._references = References()
         self._owners: dict[ObjectKey, ObjectKey] = {}
         # Engines that are gone carry no labels any more.
-        self.filled = asyncio.Event()
-        """Set once the directory holds everything that was there at the start."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
             try:
-                await self._fill()
-                self.filled.set()
+                await self.fill()  # Changes that were missed may have been deletions.
                 async for key in self._cluster.changes():
                     await self._notice(key)
             except ClusterUnavailable as error:
                 LOG.warning("services are not followed: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _fill(self) -> None:
-        """All services at once: changes that were missed may have been deletions."""
+    async def fill(self) -> None:
+        """Read all services; raises ClusterUnavailable."""
         found = {}
         for manifest in await self._cluster.list(SERVICE):
             key = key_of(manifest)

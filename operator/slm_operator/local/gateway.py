@@ -54,13 +54,13 @@ async def serve(
             gateway.observe_with(audit.observe)
             release = _nothing  # A chain of lines has one writer, so the next gateway waits for the end of this one.
         follower = Follower(cluster, directory)
+        await follower.fill()
+        listener = Listener(gateway)
+        await _listen(listener, settings.gateway_port)
+        announce(listener.port)
+        log.info("the gateway listens on port %d", listener.port)
         async with asyncio.TaskGroup() as group:
             following = group.create_task(follower.run())
-            await follower.filled.wait()
-            listener = Listener(gateway)
-            await _listen(listener, settings.gateway_port)
-            announce(listener.port)
-            log.info("the gateway listens on port %d", listener.port)
             await serve_until_told(listener, gateway.limits.drain_seconds, release)
             following.cancel()
 

@@ -1,0 +1,185 @@
+"""One address for every service on a laptop: real engines, OpenAI's and Ollama's own clients, and what goes wrong."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import ollama
+import openai
+import psutil
+import pytest
+
+from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED, GATEWAY_COMMAND, gateway_url
+from tests.support.backend import Backend, local_backend, until
+from tests.support.models import write_model
+
+LONG_TOKENS = 800
+QUESTION: list[Any] = [{"role": "user", "content": "Count."}]
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """A model and a service of it that answers."""
+    folder = tmp_path_factory.mktemp("gateway")
+    write_model(folder / "model")
+    with local_backend(folder, gateway=True) as backend:
+        apply(backend, 1)
+        backend.wait_ready("slmsvc", "tiny-service")
+        yield backend
+
+
+def apply(backend: Backend, replicas: int, *arguments: str, parallel: int = 4) -> None:
+    common = {"apiVersion": "slm.dev/v1alpha1"}
+    model = {
+        "kind": "SLMModel",
+        "metadata": {"name": "tiny"},
+        "spec": {"source": {"path": str(backend.folder / "model")}},
+    }
+    spec = {"modelRef": {"name": "tiny"}, "replicas": replicas, "contextSize": 2048, "parallel": parallel}
+    service = {
+        "kind": "InferenceService",
+        "metadata": {"name": "tiny-service"},
+        "spec": {**spec, "extraArgs": [*arguments]},
+    }
+    backend.apply(common | model, common | service)
+
+
+def url(backend: Backend) -> str:
+    return gateway_url(backend.gateway())
+
+
+def openai_client(backend: Backend) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url(backend)}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+class LongAnswer:
+    """An answer that takes seconds, read by a thread from its first piece on."""
+
+    def __init__(self, backend: Backend) -> None:
+        client = openai_client(backend)
+        self._stream = client.chat.completions.create(
+            model="tiny-service",
+            messages=QUESTION,
+            max_tokens=LONG_TOKENS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        self.tokens, self.problem = 0, ""
+        next(iter(self._stream))
+        self._thread = Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for event in self._stream:
+                if event.usage:
+                    self.tokens = event.usage.completion_tokens
+        except openai.OpenAIError as error:
+            self.problem = repr(error)
+
+    def check(self) -> None:
+        """It must be whole."""
+        self._thread.join(120)
+        assert (self.problem, self.tokens) == ("", LONG_TOKENS)
+
+
+def test_status_tells_the_address(backend: Backend) -> None:
+    told = json.loads(backend.slm("status", "-o", "json"))["gateway"]
+    assert told == {"url": url(backend), "processId": backend.gateway().pid}
+    assert f"gateway: {url(backend)}, process" in backend.slm("status")
+
+
+@pytest.mark.parametrize("name", ["tiny-service", "default/tiny-service", "tiny", "default/tiny"])
+def test_openais_client_reaches_a_service_by_each_of_its_names(backend: Backend, name: str) -> None:
+    client = openai_client(backend)
+    assert [each.id for each in client.models.list()] == ["default/tiny-service"]
+    answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)
+    assert answer.usage
+    assert answer.usage.completion_tokens > 0
+
+
+def test_ollamas_client_finds_and_calls_the_same_service(backend: Backend) -> None:
+    client = ollama.Client(host=url(backend))
+    (listed,) = client.list().models
+    service = backend.get("slmsvc", "tiny-service")["status"]
+    assert (listed.model, listed.size, f"sha256:{listed.digest}") == (
+        "tiny-service",
+        service["sizeBytes"],
+        service["digest"],
+    )
+    assert client.show("tiny").modelinfo
+    parts = list(client.chat("tiny-service", QUESTION, stream=True, options={"num_predict": 4}))
+    assert parts[-1].done
+    assert parts[-1].eval_count
+    with pytest.raises(ollama.ResponseError, match="model 'nobody' not found"):
+        client.chat("nobody", QUESTION)
+
+
+def test_an_answer_outlives_a_killed_daemon(backend: Backend) -> None:
+    answer = LongAnswer(backend)
+    before = backend.gateway()
+    backend.kill_daemon()
+    backend.slm("up")
+    answer.check()
+    assert backend.gateway() == before
+
+
+def test_an_answer_ends_whole_while_its_engine_is_replaced(backend: Backend) -> None:
+    answer = LongAnswer(backend)
+    apply(backend, 1, parallel=2)
+    answer.check()
+    until(lambda: len(engines(backend)) == 1, "the old engine stays")
+
+
+def test_a_request_to_a_stopped_service_is_held_until_an_engine_answers(backend: Backend) -> None:
+    apply(backend, 0)
+    until(lambda: not engines(backend), "the engine stays")
+    answers: list[LongAnswer] = []
+    asking = Thread(target=lambda: answers.append(LongAnswer(backend)))
+    asking.start()
+    apply(backend, 1)
+    asking.join(60)
+    answers[0].check()
+
+
+def engines(backend: Backend) -> list[Any]:
+    found: list[Any] = json.loads(backend.slm("get", "pods", "-o", "json"))["items"]
+    return [each for each in found if each["metadata"]["labels"].get("slm.dev/step") == "serve"]
+
+
+def test_a_killed_gateway_is_started_again_and_one_that_is_told_to_end_ends_its_answers(backend: Backend) -> None:
+    killed = backend.gateway().pid
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: backend.gateway().pid != killed, "no new gateway")
+    answer, ending = LongAnswer(backend), backend.gateway()
+    os.kill(ending.pid, signal.SIGTERM)
+    until(lambda: backend.gateway().pid != ending.pid, "no new gateway while the old one ends")
+    assert openai_client(backend).models.list().data
+    answer.check()
+    until(
+        lambda: not psutil.pid_exists(ending.pid) or psutil.Process(ending.pid).status() == "zombie", "it does not end"
+    )
+
+
+def test_a_gateway_that_cannot_start_says_why(backend: Backend, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        own = {"SLM_STATE_HOME": str(tmp_path), "SLM_GATEWAY_PORT": str(port)}
+        code, told = start(backend.environment | own)
+    assert code == EXIT_MALFORMED
+    assert f"port {port} on 127.0.0.1 cannot be used (Address already in use); SLM_GATEWAY_PORT chooses another" in told
+    assert start(backend.environment)[0] == EXIT_HELD
+
+
+def start(environment: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run(GATEWAY_COMMAND, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stderr
