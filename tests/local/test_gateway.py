@@ -183,3 +183,21 @@ def test_a_gateway_that_cannot_start_says_why(backend: Backend, tmp_path: Path) 
 def start(environment: dict[str, str]) -> tuple[int, str]:
     done = subprocess.run(GATEWAY_COMMAND, env=environment, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stderr
+
+
+def test_the_audit_tells_of_each_request_and_of_changes_to_itself(backend: Backend, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    backend.kill_daemon()  # It would start another gateway.
+    os.kill(backend.gateway().pid, signal.SIGKILL)
+    environment = {**backend.environment, "SLM_GATEWAY_AUDIT": str(file)}
+    with subprocess.Popen(GATEWAY_COMMAND, env=environment) as gateway:
+        until(lambda: backend.gateway().pid == gateway.pid or gateway.poll() is not None, "it does not start")
+        openai_client(backend).chat.completions.create(model="tiny", messages=QUESTION, max_tokens=4)
+        gateway.terminate()
+    backend.slm("up")
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["model"], line["service"], line["status"]) == ("tiny", "default/tiny-service", 200)
+    assert line["digest"] == backend.get("slmsvc", "tiny-service")["status"]["digest"]
+    assert "1 line, all as written" in backend.slm("audit", str(file))
+    file.write_text(file.read_text().replace('"tiny"', '"tina"') * 2)
+    assert "does not follow the one before" in backend.try_slm("audit", str(file)).stderr

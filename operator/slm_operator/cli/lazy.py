@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("daemon", "Say whether the daemon runs and how the objects are."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
     "gc": ("collecting", "Remove from the store what no object refers to."),
+    "audit": ("auditing", "Say whether an audit of the gateway is as it was written."),
     "completion": ("completion", "Print the script that completes commands, kinds and names in a shell."),
     "version": ("daemon", "Print the version."),
 }
