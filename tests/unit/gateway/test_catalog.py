@@ -1,0 +1,148 @@
+"""What the gateway reads from objects, and that it keeps up with them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.core.plan import ObjectKey
+from slm_operator.gateway.catalog import read_service
+from slm_operator.gateway.directory import About, Endpoint, MemoryDirectory, Service
+from slm_operator.gateway.following import Follower
+
+LABELS = {"slm.dev/kind": "InferenceService", "slm.dev/name": "chat", "slm.dev/step": "serve"}
+KEY = ObjectKey("InferenceService", "default", "chat")
+
+
+def service(name: str = "chat", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    meta = {"namespace": "default", "name": name, "creationTimestamp": "2026-01-02T03:04:05Z"}
+    spec = {"quantJobRef": {"name": "q"}, "contextSize": 4096, "parallel": 3, **spec}
+    return {"kind": "InferenceService", "metadata": meta, "spec": spec, "status": status or {}}
+
+
+def pod(name: str, *, ready: bool = True, leaving: bool = False, **status: Any) -> dict[str, Any]:
+    meta: dict[str, Any] = {"namespace": "default", "name": name, "labels": LABELS}
+    meta["annotations"] = {"slm.dev/digest": "sha256:" + name[-1] * 64}
+    if leaving:
+        meta["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    return {"kind": "Pod", "metadata": meta, "status": {"podIP": "10.0.0.7", "conditions": conditions, **status}}
+
+
+JOB = {"kind": "QuantJob", "metadata": {"namespace": "default", "name": "q"}, "spec": {"modelRef": {"name": "qwen3"}}}
+MODEL = {
+    "kind": "SLMModel",
+    "metadata": {"namespace": "default", "name": "qwen3"},
+    "spec": {"source": {"path": "/models/qwen3"}},
+    "status": {"architecture": "qwen3", "parameters": 600, "license": "apache-2.0", "contextLength": 2048},
+}
+
+
+def test_a_service_with_all_that_belongs_to_it() -> None:
+    status = {"variant": "Q4_0", "digest": "sha256:d", "sizeBytes": 7, "memoryBytes": 9}
+    pods = [pod("chat-b"), pod("chat-a", port=20123, podIP="127.0.0.1")]
+    assert read_service(service(status=status), pods, JOB, MODEL) == Service(
+        "default",
+        "chat",
+        served_name="chat",
+        digest="sha256:d",
+        slots=3,
+        endpoints=(
+            Endpoint("chat-a", "127.0.0.1", 20123, "sha256:" + "a" * 64),
+            Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64),
+        ),
+        aliases=("qwen3", "qwen3:Q4_0"),
+        created=1767323045,
+        about=About("Q4_0", "qwen3", 600, "apache-2.0", 2048, 7, 9),
+    )
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        pod("chat-a", ready=False),
+        pod("chat-a", leaving=True),
+        pod("chat-a", podIP=""),
+        {"kind": "Pod", "metadata": {"namespace": "default", "name": "chat-a"}},
+    ],
+)
+def test_an_engine_that_takes_no_requests_is_none(each: dict[str, Any]) -> None:
+    assert read_service(service(), [each], None, None).endpoints == ()
+
+
+def test_a_service_of_which_nothing_is_known_yet() -> None:
+    found = read_service({**service(), "status": None}, [], None, None)
+    assert (found.key, found.aliases, found.digest, found.about.context_size) == ("default/chat", (), "", 4096)
+
+
+def test_the_unquantized_model_has_its_name_alone() -> None:
+    manifest = service(status={"variant": "baseline"}, quantJobRef=None, modelRef={"name": "qwen3"})
+    assert read_service(manifest, [], None, MODEL).aliases == ("qwen3",)
+
+
+def test_an_alias_is_its_first_holders_until_that_one_is_gone() -> None:
+    one, two = Service("n", "one", aliases=("m", "two")), Service("n", "two", aliases=("m",))
+    directory = MemoryDirectory([two, one])
+    told: list[str] = []
+    directory.subscribe(told.append)
+    assert (directory.find("m", "n"), directory.find("two", "n"), directory.find("n/m", "elsewhere")) == (one, two, one)
+    directory.remove("n/one")
+    assert (directory.find("m", "n"), directory.find("one", "n")) == (two, None)
+    directory.put(two)
+    directory.put(Service("n", "two"))
+    assert (directory.find("m", "n"), told) == (None, ["n/one", "n/two"])
+
+
+@asynccontextmanager
+async def followed(cluster: SqliteCluster) -> AsyncIterator[MemoryDirectory]:
+    directory = MemoryDirectory()
+    task = asyncio.create_task(Follower(cluster, directory).run())
+    yield directory
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def until_found(directory: MemoryDirectory, **wanted: Any) -> None:
+    """Wait until the service looks like this; ``gone`` waits for its end."""
+    async with asyncio.timeout(30):
+        while True:
+            found = directory.find("chat", "default")
+            if found is None if wanted.get("gone") else found and wanted.items() <= vars(found).items():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_the_directory_follows_each_object_that_matters(tmp_path: Path) -> None:
+    cluster = SqliteCluster(tmp_path / "objects.db")
+    await cluster.apply(service())
+    async with followed(cluster) as directory:
+        await until_found(directory, endpoints=(), aliases=())
+        await cluster.apply(JOB)
+        await until_found(directory, aliases=("qwen3",))
+        await cluster.apply(MODEL)
+        await cluster.update_status(ObjectKey("SLMModel", "default", "qwen3"), MODEL["status"])  # type: ignore[arg-type]
+        await until_found(directory, about=About("", "qwen3", 600, "apache-2.0", 2048))
+        await cluster.update_status(KEY, {"variant": "Q4_0"})
+        await until_found(directory, aliases=("qwen3", "qwen3:Q4_0"))
+        await cluster.apply(pod("chat-a"))
+        engine = ObjectKey("Pod", "default", "chat-a")
+        await cluster.update_status(engine, pod("chat-a")["status"])
+        await until_found(directory, endpoints=(Endpoint("chat-a", "10.0.0.7", 8080, "sha256:" + "a" * 64),))
+        await cluster.delete(engine)
+        await until_found(directory, endpoints=())
+        await cluster.delete(KEY)
+        await until_found(directory, gone=True)
+    cluster.close()
+
+
+async def test_what_went_while_nobody_looked_is_gone(tmp_path: Path) -> None:
+    cluster = SqliteCluster(tmp_path / "objects.db")
+    directory = MemoryDirectory([Service("default", "left-over"), Service("default", "chat")])
+    await cluster.apply(service())
+    await Follower(cluster, directory).fill()
+    assert [each.key for each in directory.services()] == ["default/chat"]
+    cluster.close()
