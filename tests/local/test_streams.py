@@ -1,6 +1,8 @@
 """An answer under way ends by itself, within the grace period, whatever is deleted or stopped meanwhile."""
 
 import asyncio
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from slm_operator.adapters import service_runner
 from slm_operator.adapters.forwarder import Forwarder, is_unfinished
 from slm_operator.adapters.sqlite import SqliteCluster
+from slm_operator.core.manifests.deployment import build_drain
 from slm_operator.ports import ObjectKey
 from tests.local.cli_support import Slm, has_ended, slm
 from tests.local.kubelet_support import kubelet, until
@@ -147,3 +150,21 @@ async def test_a_connection_that_waits_for_an_engine_ends_with_its_forwarder() -
     async with asyncio.timeout(1):
         assert await reader.read() == b""
     writer.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_on_a_cluster_an_engine_is_not_told_to_end_while_anybody_is_connected(family: socket.AddressFamily) -> None:
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.socket(family) as server:
+        try:
+            server.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        server.listen()
+        port = server.getsockname()[1]
+        client = socket.create_connection((host, port))
+        with server.accept()[0], subprocess.Popen(build_drain(port, 0)) as hook:
+            with pytest.raises(subprocess.TimeoutExpired):
+                hook.wait(2)
+            client.close()
+            assert hook.wait(30) == 0

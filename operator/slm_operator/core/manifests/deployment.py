@@ -17,10 +17,10 @@ from slm_operator.core.runtimes.llama_cpp import CPUS_VARIABLE, PORT_VARIABLE, S
 ENGINE_LABEL = {LABEL_STEP: SERVE}
 ADDRESS_PORT = 80
 """Port of the stable address on a cluster."""
-GRACE_SECONDS = 30
-"""Time a stopping engine has to finish what it is answering."""
-DRAIN_SECONDS = 20
-"""Sleep before SIGTERM: llama-server cuts its answers at once, so they are given time while no new ones arrive."""
+GRACE_SECONDS, CLUSTER_GRACE_SECONDS = 30, 300
+"""Time a stopping engine has to finish what it is answering, on a laptop and on a cluster."""
+SETTLE_SECONDS = 5
+"""A cluster's nodes learn within it that an engine takes no new connections."""
 
 
 def build_selector(service: InferenceService) -> dict[str, str]:
@@ -94,9 +94,9 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
     extra: Manifest = {}
     grace = GRACE_SECONDS
     if placement.pods is not None:
-        container |= {"env": _variables(container), "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}}}
+        container |= {"env": _variables(container), "lifecycle": {"preStop": {"exec": {"command": build_drain()}}}}
         extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": START_SECONDS + 60}
-        grace += DRAIN_SECONDS
+        grace = CLUSTER_GRACE_SECONDS
     shape = PodShape("serve", "read", "Always", grace, service.spec)
     annotations = {ANNOTATION_VARIANT: engine.weights.variant, ANNOTATION_BLOB: engine.weights.blob}
     template = build_pod_template(shape, container, placement, build_selector(service), annotations)
@@ -114,6 +114,16 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
             "template": template,
         },
     }
+
+
+def build_drain(port: int = ENGINE_PORT, settle_seconds: float = SETTLE_SECONDS) -> list[str]:
+    """Runs in an engine's container before SIGTERM, at which engines cut their answers: ends when nobody is connected.
+
+    State 01 of a connection is ESTABLISHED (Linux, ``Documentation/networking/proc_net_tcp.rst``). Engines themselves
+    close connections that wait for a next request, llama-server and vLLM after 5 seconds.
+    """
+    connected = f"grep -qs ':{port:04X} [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp /proc/net/tcp6"
+    return ["/bin/sh", "-c", f"sleep {settle_seconds:g}; while {connected}; do sleep 0.5; done"]
 
 
 def _resources(service: InferenceService, engine: Engine, placement: Placement) -> Manifest:
