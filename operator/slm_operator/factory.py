@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from slm_operator.core.placement import ClusterPods, Placement
 from slm_operator.ports import Clock, Cluster, Observer
+from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
 from slm_operator.settings import OperatorSettings, Settings
@@ -65,7 +66,15 @@ def build_cluster_placement(settings: OperatorSettings) -> Placement:
 
 
 def build_controller(
-    cluster: Cluster, placement: Placement, observer: Observer | None = None, clock: Clock | None = None
+    cluster: Cluster,
+    placement: Placement,
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+    autoscaler: Autoscaler | None = None,
 ) -> Controller:
     """The controller of all three kinds over a backend; without a ``clock`` the machine's counts."""
-    return Controller(cluster, Reconciler(cluster, clock or SystemClock(), placement, observer), observer)
+    autoscaler = autoscaler or Autoscaler()
+    reconciler = Reconciler(cluster, clock or SystemClock(), placement, observer, autoscaler)
+    controller = Controller(cluster, reconciler, observer)
+    autoscaler.wake = controller.look_at
+    return controller

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut", "Engines of the new spec are starting; those from before answer until then."
     SUSPENDED = "Suspended", "`spec.suspend` is true: nothing is started until it is false."
     STOPPED = "Stopped", "The service is scaled to zero replicas."
+    SCALED_TO_ZERO = "ScaledToZero", "No engine runs, as no request came; the gateway's first one starts one."
     SCALED = "Scaled", "The number of engines was changed (an Event only)."
     POD_WAITING = "PodWaiting", "A pod cannot start: no node fits, no image comes, or a Secret is missing."
     STORE_NOT_READY = "StoreNotReady", "The volume claim or a network policy of the namespace is missing or unusable."

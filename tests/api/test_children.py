@@ -155,7 +155,9 @@ def build_engines(service: InferenceService) -> Manifest:
         threads=0,
         host="0.0.0.0",
     )
-    return build_deployment(service, Engine(command + service.spec.extra_args, weights, 10**9, 2 * 10**9), ON_CLUSTER)
+    return build_deployment(
+        service, Engine(command + service.spec.extra_args, weights, 10**9, 2 * 10**9), ON_CLUSTER, 1
+    )
 
 
 @pytest.mark.parametrize("name", SERVICES)

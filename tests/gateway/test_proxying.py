@@ -111,7 +111,7 @@ async def test_a_client_that_leaves_ends_the_work_of_the_engine() -> None:
         whole.cancel()
         await until(lambda: engine.left == 2)
         await until(lambda: len(door.records) == 2)
-        assert door.gateway.admissions.loads() == {"default/qwen": (0, 0)}
+        assert door.gateway.admissions.loads()["default/qwen"][:2] == (0, 0)
     assert [record.verdict for record in door.records] == ["cancelled", "cancelled"]
 
 

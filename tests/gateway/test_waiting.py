@@ -113,11 +113,11 @@ async def test_a_waiting_client_that_leaves_takes_nobodys_turn() -> None:
         staying = asyncio.create_task(door.post(chat()))
         await until(lambda: len(door.wanted) == 2)
         leaving.cancel()
-        await until(lambda: door.gateway.admissions.loads() == {"default/qwen": (0, 1)})
+        await until(lambda: door.gateway.admissions.loads()["default/qwen"][:2] == (0, 1))
         await engine.start()
         door.put(engine)
         assert (await staying)[0] == 200
-        assert door.gateway.admissions.loads() == {"default/qwen": (0, 0)}
+        assert door.gateway.admissions.loads()["default/qwen"][:2] == (0, 0)
         await engine.stop()
     assert len(engine.seen) == 1
 

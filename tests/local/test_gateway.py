@@ -8,19 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import ollama
-import openai
 import psutil
 import pytest
 
-from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED, GATEWAY_COMMAND, gateway_url
+from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED, GATEWAY_COMMAND
+from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
-
-LONG_TOKENS = 800
-QUESTION: list[Any] = [{"role": "user", "content": "Count."}]
 
 
 @pytest.fixture(scope="module")
@@ -29,65 +25,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("gateway")
     write_model(folder / "model")
     with local_backend(folder, gateway=True) as backend:
-        apply(backend, 1)
+        apply(backend)
         backend.wait_ready("slmsvc", "tiny-service")
         yield backend
-
-
-def apply(backend: Backend, replicas: int, *arguments: str, parallel: int = 4) -> None:
-    common = {"apiVersion": "slm.dev/v1alpha1"}
-    model = {
-        "kind": "SLMModel",
-        "metadata": {"name": "tiny"},
-        "spec": {"source": {"path": str(backend.folder / "model")}},
-    }
-    spec = {"modelRef": {"name": "tiny"}, "replicas": replicas, "contextSize": 2048, "parallel": parallel}
-    service = {
-        "kind": "InferenceService",
-        "metadata": {"name": "tiny-service"},
-        "spec": {**spec, "extraArgs": [*arguments]},
-    }
-    backend.apply(common | model, common | service)
-
-
-def url(backend: Backend) -> str:
-    return gateway_url(backend.gateway())
-
-
-def openai_client(backend: Backend) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url(backend)}/v1", api_key="none", max_retries=0, timeout=120)
-
-
-class LongAnswer:
-    """An answer that takes seconds, read by a thread from its first piece on."""
-
-    def __init__(self, backend: Backend) -> None:
-        client = openai_client(backend)
-        self._stream = client.chat.completions.create(
-            model="tiny-service",
-            messages=QUESTION,
-            max_tokens=LONG_TOKENS,
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_body={"ignore_eos": True},
-        )
-        self.tokens, self.problem = 0, ""
-        next(iter(self._stream))
-        self._thread = Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        try:
-            for event in self._stream:
-                if event.usage:
-                    self.tokens = event.usage.completion_tokens
-        except openai.OpenAIError as error:
-            self.problem = repr(error)
-
-    def check(self) -> None:
-        """It must be whole."""
-        self._thread.join(120)
-        assert (self.problem, self.tokens) == ("", LONG_TOKENS)
 
 
 def test_status_tells_the_address(backend: Backend) -> None:
@@ -133,25 +73,20 @@ def test_an_answer_outlives_a_killed_daemon(backend: Backend) -> None:
 
 def test_an_answer_ends_whole_while_its_engine_is_replaced(backend: Backend) -> None:
     answer = LongAnswer(backend)
-    apply(backend, 1, parallel=2)
+    apply(backend, parallel=2)
     answer.check()
     until(lambda: len(engines(backend)) == 1, "the old engine stays")
 
 
 def test_a_request_to_a_stopped_service_is_held_until_an_engine_answers(backend: Backend) -> None:
-    apply(backend, 0)
+    apply(backend, replicas=0)
     until(lambda: not engines(backend), "the engine stays")
     answers: list[LongAnswer] = []
     asking = Thread(target=lambda: answers.append(LongAnswer(backend)))
     asking.start()
-    apply(backend, 1)
+    apply(backend)
     asking.join(60)
     answers[0].check()
-
-
-def engines(backend: Backend) -> list[Any]:
-    found: list[Any] = json.loads(backend.slm("get", "pods", "-o", "json"))["items"]
-    return [each for each in found if each["metadata"]["labels"].get("slm.dev/step") == "serve"]
 
 
 def test_a_killed_gateway_is_started_again_and_one_that_is_told_to_end_ends_its_answers(backend: Backend) -> None:

@@ -29,6 +29,27 @@ class QuantJobRef(Message):
     """Type of the variant to serve; it must have passed the gate. Default: the one the QuantJob selected."""
 
 
+class Autoscaling(Message):
+    """How the number of engines follows the requests that gateways hold."""
+
+    min_replicas: int = Field(default=0, ge=0, le=1000)
+    """Fewest engines. With 0 there is none while nobody asks, and the first request starts one. Default: 0."""
+    max_replicas: int = Field(default=1, ge=1, le=1000)
+    """Most engines. Default: 1."""
+    target_in_flight: int = Field(default=0, ge=0, le=1000)
+    """Requests per engine to aim at. Default: 0, which is 70 % of the slots (parallel)."""
+    scale_down_delay_seconds: int = Field(default=60, ge=0, le=86400)
+    """Engines stay that were needed within this time. Default: 60."""
+    zero_after_seconds: int = Field(default=300, ge=0, le=604800)
+    """With minReplicas 0, the last engine ends after this time without a request. Default: 300."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Autoscaling":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(AUTOSCALING_RULE.message)
+        return self
+
+
 class InferenceServiceSpec(Scheduling):
     """What to serve, and how."""
 
@@ -39,7 +60,9 @@ class InferenceServiceSpec(Scheduling):
     runtime: Literal["auto", "llama.cpp"] = "auto"
     """Engine. auto chooses by format and hardware. Default: auto."""
     replicas: int = Field(default=1, ge=0, le=1000)
-    """Number of engines. 0 stops the service. Default: 1."""
+    """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
+    autoscaling: Autoscaling | None = None
+    """Let demand decide on the number of engines. Default: replicas decides."""
     context_size: int = Field(default=4096, ge=64, le=1048576)
     """Tokens of context of each slot. Default: 4096, and never more than the model was made for."""
     parallel: int = Field(default=4, ge=1, le=256)
@@ -136,6 +159,10 @@ class InferenceService(Resource):
     status: InferenceServiceStatus = Field(default_factory=InferenceServiceStatus)
 
 
+AUTOSCALING_RULE = CelRule(
+    rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
+    message="spec.autoscaling.minReplicas must not be above maxReplicas",
+)
 RULES = [
     CelRule(
         rule="has(self.modelRef) != has(self.quantJobRef)",
@@ -154,6 +181,7 @@ RULES = [
         + ")(=.*)?$')))",
         message="spec.extraArgs holds an argument that the operator sets, or that is unsafe",
     ),
+    AUTOSCALING_RULE,
 ]
 
 INFO = ResourceInfo(

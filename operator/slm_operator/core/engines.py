@@ -27,7 +27,7 @@ def judge_engines(
     url: str,
 ) -> Verdict:
     """The verdict on engines of which ``wanted`` is the Deployment, and ``url`` the address if it is known."""
-    replicas = service.spec.replicas
+    replicas = wanted["spec"]["replicas"]
     problem = _address_problem(address)
     if problem:
         return Verdict("stalled", Reason.PORT_IN_USE, problem)

@@ -1,5 +1,6 @@
 """plan_inferenceservice: find the file to serve, size the engine, keep it running, tell the address."""
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,7 +11,14 @@ from slm_operator.api.inferenceservice import InferenceService, InferenceService
 from slm_operator.api.quantjob import QuantJob, VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.conclusion import build_step_digest, is_done
-from slm_operator.core.conditions import Verdict, build_conditions, build_events, describe_state, dump_status
+from slm_operator.core.conditions import (
+    Verdict,
+    build_conditions,
+    build_events,
+    describe_state,
+    dump_status,
+    find_condition,
+)
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
     Engine,
@@ -39,9 +47,21 @@ EXPECTED = frozenset(
     {
         *(Reason.MODEL_NOT_FOUND, Reason.MODEL_NOT_READY, Reason.QUANT_JOB_NOT_FOUND, Reason.QUANT_JOB_NOT_READY),
         *(Reason.STORE_NOT_READY, Reason.STORE_BUSY, Reason.CONVERTING, Reason.STARTING, Reason.READY),
+        Reason.SCALED_TO_ZERO,
     }
 )
 """What every service goes through: its conditions tell it, and a thousand services cost a thousand Events less."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How many engines a service has whose number follows demand."""
+
+    replicas: int
+    why: str
+    """The rest of a sentence."""
+    look_again_seconds: float
+    """After so long time alone may change it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,13 @@ class ServiceSnapshot:
     """The namespace's store on a cluster."""
     budget: Manifest | None = None
     """The PodDisruptionBudget."""
+    scaling: Scaling | None = None
+    """Where demand decides how many engines there are."""
+
+    @property
+    def replicas(self) -> int:
+        """Engines that are wanted."""
+        return self.service.spec.replicas if self.scaling is None else self.scaling.replicas
 
 
 @dataclass
@@ -97,12 +124,12 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         verdict = _judge(snapshot, wanted.children[0])
     except Blocked as blocked:
         verdict = blocked.verdict
-        if service.spec.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
+        if snapshot.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
             # What cannot be planned can still be stopped.
             sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
     sequence.drop_superseded(finished=bool(wanted.children))
     about = ObjectKey("InferenceService", service.metadata.namespace, service.metadata.name)
-    if wanted.children and service.spec.replicas <= 1 and _is_ours(snapshot, snapshot.budget) and not suspended:
+    if wanted.children and snapshot.replicas <= 1 and _is_ours(snapshot, snapshot.budget) and not suspended:
         sequence.delete.append(ObjectKey("PodDisruptionBudget", about.namespace, about.name))
     return Plan(
         status=_build_status(snapshot, wanted, verdict, now),
@@ -113,26 +140,47 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
             *_scaling(snapshot, about, bool(wanted.children)),
             *build_events(about, verdict, service.status.conditions, EXPECTED),
         ),
-        requeue_after_seconds=sequence.requeue_after_seconds,
+        requeue_after_seconds=_look_again(snapshot, sequence),
     )
+
+
+def _look_again(snapshot: ServiceSnapshot, sequence: Sequence) -> float | None:
+    asked = sequence.requeue_after_seconds
+    if snapshot.scaling is None or math.isinf(snapshot.scaling.look_again_seconds):
+        return asked
+    return min(snapshot.scaling.look_again_seconds, math.inf if asked is None else asked)
 
 
 def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
     if snapshot.service.spec.suspend:
         message = "Suspended: engines go on as they are. Set spec.suspend to false to follow the spec again."
         return Verdict("idle", Reason.SUSPENDED, message)
-    if snapshot.service.spec.replicas == 0:
+    if snapshot.replicas == 0 and snapshot.scaling is not None:
+        message = f"No engine runs: {snapshot.scaling.why} The first request through the gateway starts one."
+        return Verdict("ready", Reason.SCALED_TO_ZERO, message)
+    if snapshot.replicas == 0:
         return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
     url = address_url(snapshot.service, snapshot.address, snapshot.placement)
-    return judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
+    verdict = judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
+    if verdict.reason == Reason.STARTING and _answered_before(snapshot):
+        return Verdict("ready", Reason.STARTING, f"{verdict.message} Requests wait in the gateway until then.")
+    return verdict
+
+
+def _answered_before(snapshot: ServiceSnapshot) -> bool:
+    """Whether the engines that start are not the first, and the gateway has promised to wait for them."""
+    autoscaling = snapshot.service.spec.autoscaling
+    before = find_condition(snapshot.service.status.conditions, "Ready")
+    return autoscaling is not None and autoscaling.min_replicas == 0 and before is not None and before.status == "True"
 
 
 def _scaling(snapshot: ServiceSnapshot, about: ObjectKey, planned: bool) -> tuple[EventRecord, ...]:  # noqa: FBT001
     """One Event when the number of engines is about to be changed."""
-    before, after = (snapshot.deployment or {}).get("spec", {}).get("replicas"), snapshot.service.spec.replicas
+    before, after = (snapshot.deployment or {}).get("spec", {}).get("replicas"), snapshot.replicas
     if not planned or snapshot.service.spec.suspend or before in (None, after):
         return ()
-    return (EventRecord(about, "Normal", Reason.SCALED, f"Scaled from {before} to {after} engines."),)
+    why = f", as demand asks for: {snapshot.scaling.why}" if snapshot.scaling else "."
+    return (EventRecord(about, "Normal", Reason.SCALED, f"Scaled from {before} to {after} engines{why}"),)
 
 
 def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, now: datetime) -> Manifest:
@@ -258,8 +306,8 @@ def _build_children(snapshot: ServiceSnapshot, wanted: _Wanted) -> list[Manifest
     )
     command += service.spec.extra_args
     engine = Engine(command, wanted.weights, wanted.size_bytes, wanted.memory_bytes)
-    children = [build_deployment(service, engine, placement), build_service(service, placement)]
-    if service.spec.replicas > 1 and placement.pods is not None:
+    children = [build_deployment(service, engine, placement, snapshot.replicas), build_service(service, placement)]
+    if snapshot.replicas > 1 and placement.pods is not None:
         children.append(build_budget(service))
     return children
 
@@ -272,7 +320,7 @@ def count_engines(snapshot: ServiceSnapshot, deployment: Manifest | None, *, app
     """
     if deployment is None or "observedGeneration" not in deployment.get("status", {}):
         coming = applied and snapshot.placement.pods is not None and not snapshot.service.spec.suspend
-        return (snapshot.service.spec.replicas if coming else 0), 0
+        return (snapshot.replicas if coming else 0), 0
     made = count(deployment, "availableReplicas") + count(deployment, "unavailableReplicas")
     exists = made if snapshot.placement.pods is not None else 0
     return max(count(deployment, "replicas"), exists), count(deployment, "readyReplicas")

@@ -38,6 +38,8 @@ class Admission:
         self._waiting: deque[_Waiter] = deque()
         self._waiting_bytes = 0
         self._in_flight = 0
+        self.begun = 0
+        """Requests that came, ever."""
         self._ring = Ring(())
         self.update(service)
 
@@ -69,7 +71,9 @@ class Admission:
 
     def try_take(self, prefix: str) -> Endpoint | None:
         """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``."""
-        return None if self._waiting else self._pick(prefix)
+        endpoint = None if self._waiting else self._pick(prefix)
+        self.begun += endpoint is not None
+        return endpoint
 
     async def take(self, prefix: str, size_bytes: int, seconds: float, *, again: bool = False) -> Endpoint:
         """An engine for a request, in its turn; raises Refusal when too many wait or the time is over.
@@ -81,6 +85,7 @@ class Admission:
             or self._waiting_bytes + size_bytes > self._limits.queue_bytes
         ):
             raise queue_full(self._limits)
+        self.begun += not again
         waiter = _Waiter(prefix, size_bytes, asyncio.get_running_loop().create_future())
         (self._waiting.appendleft if again else self._waiting.append)(waiter)
         self._waiting_bytes += size_bytes
@@ -183,9 +188,9 @@ class Admissions:
             found = self._by_key[service.key] = Admission(service, self._limits, self._demand, self._gone)
         return found
 
-    def loads(self) -> dict[str, tuple[int, int]]:
-        """In flight and waiting, by service."""
-        return {key: (each.in_flight, each.waiting) for key, each in self._by_key.items()}
+    def loads(self) -> dict[str, tuple[int, int, int]]:
+        """In flight, waiting, and how many ever came, by service."""
+        return {key: (each.in_flight, each.waiting, each.begun) for key, each in self._by_key.items()}
 
     def close(self) -> None:
         """End all timers."""

@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from slm_operator.gateway.record import Record
 
-Loads = Callable[[], Mapping[str, tuple[int, int]]]
-"""Service to requests in flight and waiting."""
+Loads = Callable[[], Mapping[str, tuple[int, int, int]]]
+"""Service to requests in flight, waiting, and that ever came."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 """Buckets of whole requests, of the time to the first token and of waiting: an embedding takes milliseconds, waking a
@@ -107,7 +107,7 @@ class GatewayMetrics(Collector):
             "slm_gateway_num_requests_waiting", "Requests that wait for a slot or for an engine.",
             labels=["gen_ai_request_model"],
         )  # fmt: skip
-        for model, (in_flight, queued) in self._loads().items():
+        for model, (in_flight, queued, _) in self._loads().items():
             running.add_metric([model], in_flight)
             waiting.add_metric([model], queued)
         return [running, waiting]

@@ -20,10 +20,12 @@ from slm_operator.api.registry import KINDS
 from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import SystemClock, build_controller, build_local_placement
+from slm_operator.local.demand import DemandServer
 from slm_operator.local.faults import forget_faults
 from slm_operator.local.gateway_keeper import end_gateway, keep_gateway, stop_gateway
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
+from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
 from slm_operator.settings import Settings
@@ -80,7 +82,7 @@ async def wind_down(cluster: SqliteCluster, kubelet: ProcessKubelet, reconciler:
     await reconcile_once(cluster, reconciler)
 
 
-async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], None]) -> None:
+async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[int, str], None]) -> None:
     """Reconcile and run processes until a signal arrives; ``announce`` is called once statuses are true."""
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[int] = loop.create_future()
@@ -90,15 +92,17 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
     kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
     await forget_faults(cluster)
     placement = build_local_placement(settings, str(paths.store))
-    reconciler = Reconciler(cluster, SystemClock(), placement)
+    autoscaler = Autoscaler()
+    demand = DemandServer(autoscaler)
+    reconciler = Reconciler(cluster, SystemClock(), placement, autoscaler=autoscaler)
 
     async def control() -> None:
         # Announced only when statuses are true: a service that was Ready before a reboot is not Ready now.
         await kubelet.synced.wait()
         await reconcile_once(cluster, reconciler)
-        announce()
+        announce(await demand.listen(), demand.token)
         log.info("daemon is up")
-        await reconcile_forever(lambda: build_controller(cluster, placement))
+        await reconcile_forever(lambda: build_controller(cluster, placement, autoscaler=autoscaler))
 
     work = [asyncio.create_task(kubelet.run()), asyncio.create_task(control())]
     if settings.gateway:
@@ -114,6 +118,7 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[], No
         await wind_down(cluster, kubelet, reconciler)
         await asyncio.to_thread(end_gateway, gateway)
     await _cancel(work)
+    demand.close()
     cluster.close()
     log.info("daemon is down")
     for task in broken:

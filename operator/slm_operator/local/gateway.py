@@ -23,9 +23,11 @@ from slm_operator.gateway.audit_file import AuditDamaged, AuditFile
 from slm_operator.gateway.directory import MemoryDirectory
 from slm_operator.gateway.following import Follower
 from slm_operator.gateway.listening import Listener
+from slm_operator.gateway.reporting import Reporter
 from slm_operator.gateway.serving import run, serve_until_told
 from slm_operator.local import locks
 from slm_operator.local.daemon import configure_logging
+from slm_operator.local.demand import report_forever
 from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED
 from slm_operator.local.lifecycle import PROBE_PATIENCE_SECONDS
 from slm_operator.local.paths import LocalPaths
@@ -49,7 +51,9 @@ async def serve(
             audit = AuditFile(settings.gateway_audit, time.time)
             files.callback(audit.close)
         directory = MemoryDirectory()
-        gateway = Gateway(directory, OpenAccess(settings.namespace), check=audit.check if audit else _nothing)
+        reporter = Reporter()
+        access, check = OpenAccess(settings.namespace), audit.check if audit else _nothing
+        gateway = Gateway(directory, access, demand=reporter.wanted, check=check)
         if audit is not None:
             gateway.observe_with(audit.observe)
             release = _nothing  # A chain of lines has one writer, so the next gateway waits for the end of this one.
@@ -60,9 +64,11 @@ async def serve(
         announce(listener.port)
         log.info("the gateway listens on port %d", listener.port)
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(follower.run())
+            work = [follower.run(), report_forever(paths, reporter, gateway.admissions)]
+            tasks = [group.create_task(each) for each in work]
             await serve_until_told(listener, gateway.limits.drain_seconds, release)
-            following.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _listen(listener: Listener, port: int) -> None:

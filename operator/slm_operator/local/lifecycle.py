@@ -29,15 +29,16 @@ SHOWN_LOG_BYTES = 2000
 MAX_LOG_BYTES = 10 << 20
 """Size above which a log is put aside at the next start; one older log is kept."""
 READY = "ready"
-"""Second word of the lock file once the daemon heeds signals and works on objects."""
+"""Second word of the lock file once the daemon heeds signals and works on objects. Then come the port to which the
+gateway reports, and what it must say there."""
 
 
 @contextlib.contextmanager
-def hold_lock(paths: LocalPaths) -> Iterator[Callable[[], None]]:
-    """Be the only daemon of this state folder; raises DaemonRunning. The value announces that it works."""
+def hold_lock(paths: LocalPaths) -> Iterator[Callable[[int, str], None]]:
+    """Be the only daemon of this state folder; raises DaemonRunning. The value announces that it works, and where."""
     with _hold(paths) as write:
         write(os.getpid())
-        yield lambda: write(os.getpid(), READY)
+        yield lambda port, token: write(os.getpid(), READY, port, token)
 
 
 @contextlib.contextmanager
@@ -76,7 +77,13 @@ def running_pid(paths: LocalPaths) -> int | None:
 def _ready_pid(paths: LocalPaths) -> int | None:
     """Process id of the daemon once it works."""
     words = locks.read(paths.lock) or []
-    return int(words[0]) if words[1:] == [READY] else None
+    return int(words[0]) if words[1:2] == [READY] else None
+
+
+def find_demand_address(paths: LocalPaths) -> tuple[int, str] | None:
+    """Port and token with which the gateway reports to the daemon, once that works."""
+    words = locks.read(paths.lock) or []
+    return (int(words[2]), words[3]) if words[1:2] == [READY] and words[3:] else None
 
 
 def start_daemon(paths: LocalPaths, timeout_seconds: float) -> int:

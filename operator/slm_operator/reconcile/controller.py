@@ -42,6 +42,10 @@ class Controller:
                 await self._notice(key)
                 await asyncio.sleep(0)
 
+    def look_at(self, key: ObjectKey) -> None:
+        """Look at an object soon, for a reason that is in no object."""
+        self._queue.add(key)
+
     def stuck(self) -> str:
         """What has been worked on for too long, in a sentence; empty when work flows, however slowly."""
         longest = self._queue.longest()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceService
@@ -9,11 +10,12 @@ from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.core.conditions import Verdict, build_events, read_conditions, restate
 from slm_operator.core.diff import check_owner, is_applied
+from slm_operator.core.engines import count
 from slm_operator.core.manifests.metadata import FINALIZER, controller_reference
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import EventRecord, Plan, key_of
 from slm_operator.core.plan_deletion import plan_deletion
-from slm_operator.core.plan_inferenceservice import plan_inferenceservice
+from slm_operator.core.plan_inferenceservice import ServiceSnapshot, plan_inferenceservice
 from slm_operator.core.plan_quantjob import plan_quantjob
 from slm_operator.core.plan_slmmodel import plan_slmmodel
 from slm_operator.core.plan_store import plan_store
@@ -21,6 +23,7 @@ from slm_operator.core.store import CLAIM_KIND
 from slm_operator.errors import Conflict, InvalidManifest, NamespaceEnding, NameTaken, Refused
 from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey, Observer, Unobserved
 from slm_operator.reconcile import gather
+from slm_operator.reconcile.autoscaler import Autoscaler
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +31,19 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Brings objects of our kinds to where their specs want them."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, placement: Placement, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        clock: Clock,
+        placement: Placement,
+        observer: Observer | None = None,
+        autoscaler: Autoscaler | None = None,
+    ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._placement = placement
         self._observer = observer or Unobserved()
+        self._autoscaler = autoscaler or Autoscaler()
 
     def store_key(self, namespace: str) -> ObjectKey | None:
         """What to look at for the store of a namespace; None on the local backend."""
@@ -46,6 +57,7 @@ class Reconciler:
         manifest = await self._cluster.get(key)
         if key.kind not in KINDS or manifest is None:
             self._observer.gone(key)
+            self._autoscaler.forget(key)
             return None
         if manifest["metadata"].get("deletionTimestamp"):
             return await self._let_go(key, manifest)
@@ -103,8 +115,16 @@ class Reconciler:
             return plan_quantjob(await gather.gather_quantjob(self._cluster, resource, self._placement), now)
         if isinstance(resource, InferenceService):
             snapshot = await gather.gather_inferenceservice(self._cluster, resource, self._placement)
-            return plan_inferenceservice(snapshot, now)
+            return plan_inferenceservice(self._scale(snapshot), now)
         return plan_slmmodel(await gather.gather_slmmodel(self._cluster, resource, self._placement), now)
+
+    def _scale(self, snapshot: ServiceSnapshot) -> ServiceSnapshot:
+        """With the number of engines that demand asks for, where it decides."""
+        service, deployment = snapshot.service, snapshot.deployment
+        if service.spec.autoscaling is None or service.spec.replicas == 0:
+            return snapshot
+        wanted = deployment["spec"]["replicas"] if deployment else None
+        return replace(snapshot, scaling=self._autoscaler.decide(service, wanted, count(deployment, "readyReplicas")))
 
     async def _execute(self, key: ObjectKey, plan: Plan, manifest: Manifest | None) -> float | None:
         if plan.hold and manifest:

@@ -80,7 +80,7 @@ class Engine:
     """Forecast for weights, KV cache and buffers; 0 where the model's shape is not known."""
 
 
-def build_deployment(service: InferenceService, engine: Engine, placement: Placement) -> Manifest:
+def build_deployment(service: InferenceService, engine: Engine, placement: Placement, replicas: int) -> Manifest:
     """Engines that serve one blob; any difference in their template rolls them one after the other."""
     container: Manifest = {
         "name": "engine",
@@ -107,7 +107,7 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
         "kind": "Deployment",
         "metadata": build_metadata(service, service.metadata.name, ENGINE_LABEL),
         "spec": {
-            "replicas": service.spec.replicas,
+            "replicas": replicas,
             "selector": {"matchLabels": build_selector(service)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             **extra,

@@ -1,0 +1,68 @@
+"""A service of a tiny model behind the local gateway, and answers that take a while."""
+
+import json
+from threading import Thread
+from typing import Any
+
+import openai
+
+from slm_operator.local.gateway_keeper import gateway_url
+from tests.support.backend import Backend
+
+LONG_TOKENS = 800
+QUESTION: list[Any] = [{"role": "user", "content": "Count."}]
+
+
+def apply(backend: Backend, **spec: Any) -> None:
+    """A model, and a service of it with this spec."""
+    common = {"apiVersion": "slm.dev/v1alpha1"}
+    source = {"source": {"path": str(backend.folder / "model")}}
+    model = {"kind": "SLMModel", "metadata": {"name": "tiny"}, "spec": source}
+    spec = {"modelRef": {"name": "tiny"}, "contextSize": 2048, **spec}
+    service = {"kind": "InferenceService", "metadata": {"name": "tiny-service"}, "spec": spec}
+    backend.apply(common | model, common | service)
+
+
+def url(backend: Backend) -> str:
+    return gateway_url(backend.gateway())
+
+
+def openai_client(backend: Backend) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url(backend)}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+class LongAnswer:
+    """An answer that takes seconds, read by a thread from its first piece on."""
+
+    def __init__(self, backend: Backend) -> None:
+        client = openai_client(backend)
+        self._stream = client.chat.completions.create(
+            model="tiny-service",
+            messages=QUESTION,
+            max_tokens=LONG_TOKENS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        self.tokens, self.problem = 0, ""
+        next(iter(self._stream))
+        self._thread = Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for event in self._stream:
+                if event.usage:
+                    self.tokens = event.usage.completion_tokens
+        except openai.OpenAIError as error:
+            self.problem = repr(error)
+
+    def check(self) -> None:
+        """It must be whole."""
+        self._thread.join(120)
+        assert (self.problem, self.tokens) == ("", LONG_TOKENS)
+
+
+def engines(backend: Backend) -> list[Any]:
+    found: list[Any] = json.loads(backend.slm("get", "pods", "-o", "json"))["items"]
+    return [each for each in found if each["metadata"]["labels"].get("slm.dev/step") == "serve"]

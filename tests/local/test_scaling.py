@@ -1,0 +1,85 @@
+"""Engines follow demand: none while nobody asks, one for the first request, more for a burst, and no answer is cut."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client
+from tests.support.backend import Backend, local_backend, until
+from tests.support.models import write_model
+
+QUICK = {"maxReplicas": 2, "zeroAfterSeconds": 1, "scaleDownDelaySeconds": 0}
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    folder = tmp_path_factory.mktemp("scaling")
+    write_model(folder / "model")
+    with local_backend(folder, gateway=True) as backend:
+        apply(backend, parallel=1, autoscaling=QUICK)
+        yield backend
+
+
+def ready(backend: Backend) -> tuple[str, str]:
+    """Status and reason of the service's Ready condition."""
+    conditions = backend.get("slmsvc", "tiny-service").get("status", {}).get("conditions", [])
+    return next(((each["status"], each["reason"]) for each in conditions if each["type"] == "Ready"), ("", ""))
+
+
+def wait_for_zero(backend: Backend) -> None:
+    until(lambda: ready(backend) == ("True", "ScaledToZero"), f"it does not go to zero: {ready(backend)}", 120)
+    until(lambda: not engines(backend), "its engine stays")
+
+
+def scaled(backend: Backend) -> list[str]:
+    events: list[dict[str, Any]] = json.loads(backend.slm("events", "-o", "json"))["items"]
+    return [each["message"] for each in events if each["reason"] == "Scaled"]
+
+
+def ask(backend: Backend) -> int:
+    answer = openai_client(backend).chat.completions.create(model="tiny", messages=QUESTION, max_tokens=4)
+    assert answer.usage
+    return answer.usage.completion_tokens
+
+
+def test_from_zero_to_an_answer_and_back(backend: Backend) -> None:
+    wait_for_zero(backend)
+    assert ask(backend) > 0
+    told = scaled(backend)
+    assert "Scaled from 0 to 1 engines, as demand asks for: woken, as 1 request waits and none runs." in told, told
+    wait_for_zero(backend)
+
+
+def test_a_burst_gets_more_engines_and_every_answer_is_whole(backend: Backend) -> None:
+    answers: list[LongAnswer] = []
+    askers = [Thread(target=lambda: answers.append(LongAnswer(backend))) for _ in range(4)]
+    for each in askers:
+        each.start()
+    until(lambda: len(engines(backend)) == 2, "no second engine", 120)
+    for each in askers:
+        each.join(120)
+    for answer in answers:
+        answer.check()
+    assert len(answers) == 4
+    wait_for_zero(backend)
+
+
+def test_it_goes_on_when_gateway_or_daemon_were_killed(backend: Backend) -> None:
+    os.kill(backend.gateway().pid, signal.SIGKILL)
+    assert ask(backend) > 0
+    backend.kill_daemon()
+    backend.slm("up")
+    assert ask(backend) > 0
+    wait_for_zero(backend)
+
+
+def test_a_stopped_service_stays_stopped(backend: Backend) -> None:
+    backend.slm("stop", "tiny-service")
+    until(lambda: ready(backend) == ("False", "Stopped"), "it is not stopped")
+    apply(backend, parallel=1, autoscaling={**QUICK, "minReplicas": 1})
+    until(lambda: ready(backend) == ("True", "Ready"), f"it does not start: {ready(backend)}", 120)
