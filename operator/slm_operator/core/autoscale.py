@@ -107,7 +107,7 @@ def _describe(scene: Scene, step: Step, tier: Tier) -> str:
         return f"{count}{asleep}: {step.why}; {_describe_silence(scene)}."
     if asleep:
         delay = scene.policy.sleep_after_seconds
-        return f"{count}, asleep: no request for {scene.idle_seconds:.0f} s, and sleepAfter is {delay:g} s."
+        return f"{count}, asleep: no request for {scene.idle_seconds:.0f} s, and sleepAfterSeconds is {delay:g}."
     return f"{count}: {step.why}."
 
 

@@ -61,7 +61,7 @@ def _check_delay(scene: Scene, _need: Step) -> str:
     delay = scene.policy.scale_down_delay_seconds
     if steady < scene.engines.wanted:
         return ""
-    return f"{steady} were needed {scene.now - at:.0f} s ago and scaleDownDelay is {delay:g} s"
+    return f"{steady} were needed {scene.now - at:.0f} s ago and scaleDownDelaySeconds is {delay:g}"
 
 
 def _check_habit(scene: Scene, _need: Step) -> str:

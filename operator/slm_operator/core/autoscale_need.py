@@ -56,7 +56,7 @@ def _find_need_at_zero(scene: Scene) -> Step:
         return Step(needed, f"woken, as {count} and none runs")
     if scene.engines.wanted == 0:
         return Step(0, idle)
-    return Step(0, f"{idle}, and zeroAfter is {scene.policy.zero_after_seconds:g} s")
+    return Step(0, f"{idle}, and zeroAfterSeconds is {scene.policy.zero_after_seconds:g}")
 
 
 def find_floor(scene: Scene) -> int:

@@ -38,22 +38,20 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
-            given = f"{self.min_replicas} and {self.max_replicas}"
-            raise ValueError(
-                f"spec.minReplicas and spec.maxReplicas are {given}: set 0 <= minReplicas <= maxReplicas, at least 1"
-            )
+            given = f"spec.autoscaling.minReplicas and maxReplicas are {self.min_replicas} and {self.max_replicas}"
+            raise ValueError(f"{given}: set 0 <= minReplicas <= maxReplicas, at least 1")
         if self.slots < 1:
             raise ValueError(f"spec.parallel is {self.slots}: an engine needs at least 1 slot")
         if self.target_in_flight is not None and not self.target_in_flight > 0:
             raise ValueError(f"spec.autoscaling.targetInFlight is {self.target_in_flight:g}: set more than 0")
         delays = {
-            "scaleDownDelay": self.scale_down_delay_seconds,
-            "sleepAfter": self.sleep_after_seconds,
-            "zeroAfter": self.zero_after_seconds,
+            "scaleDownDelaySeconds": self.scale_down_delay_seconds,
+            "sleepAfterSeconds": self.sleep_after_seconds,
+            "zeroAfterSeconds": self.zero_after_seconds,
         }
         for name, seconds in delays.items():
             if seconds is not None and not seconds >= 0:
-                raise ValueError(f"spec.autoscaling.{name} is {seconds:g} s: set 0 or more")
+                raise ValueError(f"spec.autoscaling.{name} is {seconds:g}: set 0 or more")
 
     @property
     def target(self) -> float:

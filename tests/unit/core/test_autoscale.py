@@ -151,7 +151,7 @@ def test_a_kept_engine_says_when_it_was_needed() -> None:
     service.run(200, 8)
     decision = service.run(30, 0)
     assert decision.replicas == 4
-    assert decision.reason == "4 engines: kept, as 4 were needed 15 s ago and scaleDownDelay is 60 s."
+    assert decision.reason == "4 engines: kept, as 4 were needed 15 s ago and scaleDownDelaySeconds is 60."
 
 
 def test_steps_down_keep_their_distance() -> None:
@@ -169,7 +169,7 @@ def test_zero_comes_after_the_time_without_a_request_and_not_before() -> None:
     assert service.run(300, 0).replicas == 1
     decision = service.run(1, 0)
     assert (decision.replicas, decision.tier) == (0, Tier.ZERO)
-    assert decision.reason == "0 engines: no request for 300 s, and zeroAfter is 300 s."
+    assert decision.reason == "0 engines: no request for 300 s, and zeroAfterSeconds is 300."
     assert decision.look_again_seconds is None
 
 
@@ -188,7 +188,8 @@ def test_min_replicas_stay_and_say_so() -> None:
     decision = service.run(400, 0)
     assert (decision.replicas, decision.tier) == (2, Tier.HOT)
     assert (
-        decision.reason == "2 engines: minReplicas, although 0 would do: no request for 399 s, and zeroAfter is 300 s."
+        decision.reason
+        == "2 engines: minReplicas, although 0 would do: no request for 399 s, and zeroAfterSeconds is 300."
     )
 
 
@@ -211,7 +212,7 @@ def test_a_service_falls_asleep_before_zero_and_wakes_at_once() -> None:
     assert service.run(120, 0).tier is Tier.HOT
     decision = service.run(1, 0)
     assert (decision.replicas, decision.tier) == (1, Tier.ASLEEP)
-    assert decision.reason == "1 engine, asleep: no request for 120 s, and sleepAfter is 120 s."
+    assert decision.reason == "1 engine, asleep: no request for 120 s, and sleepAfterSeconds is 120."
     assert service.report(0, queued=1).tier is Tier.HOT
     service.run(290, 0)
     assert service.tier is Tier.ASLEEP
@@ -307,12 +308,12 @@ def test_the_target_comes_from_the_slots() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"min_replicas": 3, "max_replicas": 2}, "minReplicas and spec.maxReplicas are 3 and 2: set 0 <= minReplicas"),
+        ({"min_replicas": 3, "max_replicas": 2}, "minReplicas and maxReplicas are 3 and 2: set 0 <= minReplicas"),
         ({"max_replicas": 0}, "are 0 and 0: set 0 <= minReplicas <= maxReplicas, at least 1"),
         ({"slots": 0}, "spec.parallel is 0: an engine needs at least 1 slot"),
         ({"target_in_flight": 0.0}, "spec.autoscaling.targetInFlight is 0: set more than 0"),
-        ({"zero_after_seconds": -1.0}, "spec.autoscaling.zeroAfter is -1 s: set 0 or more"),
-        ({"scale_down_delay_seconds": math.nan}, "spec.autoscaling.scaleDownDelay is nan s: set 0 or more"),
+        ({"zero_after_seconds": -1.0}, "spec.autoscaling.zeroAfterSeconds is -1: set 0 or more"),
+        ({"scale_down_delay_seconds": math.nan}, "spec.autoscaling.scaleDownDelaySeconds is nan: set 0 or more"),
     ],
 )
 def test_a_policy_that_makes_no_sense_says_what_to_change(changes: dict[str, float], message: str) -> None:
