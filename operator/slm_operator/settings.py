@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -142,3 +142,43 @@ class OperatorSettings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return _split_commas(value)
+
+
+class GatewaySettings(BaseSettings):
+    """What the gateway on a cluster can be told from outside; the Helm chart sets all of it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated namespaces whose services are reached. Default: all."""
+    gateway_namespace: str = "default"
+    """Namespace of the gateway itself: its API keys are Secrets there. Default: default."""
+    gateway_port: int = Field(default=8080, ge=0, le=65535)
+    """Port for clients; 0 takes a free one. Default: 8080."""
+    gateway_metrics_port: int = Field(default=9090, ge=0, le=65535)
+    """Port of /metrics. Default: 9090."""
+    gateway_tls_cert: Path | None = None
+    """File with the certificate chain for clients, PEM. Default: none, which is plain HTTP."""
+    gateway_tls_key: Path | None = None
+    """File with its private key, PEM."""
+    gateway_audience: str = "slm.dev"
+    """Audience that service-account tokens must have been made for. Default: slm.dev."""
+    gateway_audit: Literal["none", "stdout"] = "stdout"
+    """Where a line per request goes; it never holds a prompt. Default: stdout."""
+    log_format: Literal["json", "text"] = "text"
+    """Form of the log lines, which go to standard error. Default: text."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe lines that are logged. Default: info."""
+
+    @field_validator("watch_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split_commas(value)
+
+    @model_validator(mode="after")
+    def _both(self) -> "GatewaySettings":
+        if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
+            raise ValueError("set both SLM_GATEWAY_TLS_CERT and SLM_GATEWAY_TLS_KEY, or neither")
+        return self

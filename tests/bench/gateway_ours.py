@@ -14,7 +14,7 @@ from slm_operator.gateway.directory import Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.keys import ApiKey, format_key, hash_key
 from slm_operator.gateway.listening import Listener, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
-from slm_operator.gateway.serving import run, serve_until_told
+from slm_operator.gateway.serving import Stop, run, serve_until_told
 
 HOST = "127.0.0.1"
 KEY = format_key(b"b" * 32)
@@ -49,7 +49,7 @@ async def main(port: int, metrics_port: int, engine_port: int, audit_file: Path)
     listener = Listener(gateway)
     await listener.listen(HOST, port)
     await listen_for_metrics(metrics.render, HOST, metrics_port)
-    await serve_until_told(listener, 1.0)
+    await serve_until_told(listener, 1.0, Stop())
 
 
 if __name__ == "__main__":

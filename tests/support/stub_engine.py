@@ -47,6 +47,7 @@ class StubEngine:
     """Clients that went away before their answer was complete."""
     working: int = 0
     most_working: int = 0
+    host: str = HOST
     port: int = 0
     _runner: web.ServerRunner | None = None
 
@@ -55,14 +56,14 @@ class StubEngine:
             web.Server(self._handle, handler_cancellation=True, access_log=None), shutdown_timeout=0.001
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, HOST, port, reuse_address=True)
+        site = web.TCPSite(self._runner, self.host, port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self.endpoint
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, HOST, self.port)
+        return Endpoint(self.name, self.host, self.port)
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -44,12 +44,14 @@ class Audit:
         namespaces: Iterable[str],
         field_selectors: Mapping[str, str],
         monotonic: Callable[[], float] = time.monotonic,
+        kinds: Iterable[Kind] = tuple(KINDS.values()),
     ) -> None:
         self._client = client
         self._cache = cache
         self._namespaces = tuple(namespaces) or ("",)
         self._field_selectors = field_selectors
         self._monotonic = monotonic
+        self._kinds = tuple(kinds)
         self._behind_since: dict[ObjectKey, float] = {}
         self._look = asyncio.Event()
         self.synced = asyncio.Event()
@@ -109,7 +111,7 @@ class Audit:
     async def compare(self) -> dict[ObjectKey, int]:
         """Remove what is gone; what the watches have left to tell, with its version."""
         behind: dict[ObjectKey, int] = {}
-        for kind in KINDS.values():
+        for kind in self._kinds:
             for namespace in self._namespaces:
                 there, version = await self._list(kind, namespace)
                 for key in self._cache.keys(kind.name):

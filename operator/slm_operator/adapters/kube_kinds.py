@@ -1,8 +1,9 @@
 """Kinds the operator touches: where the API server serves them, and which of their objects it watches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slm_operator.api.meta import GROUP, VERSION
+from slm_operator.core.manifests.metadata import LABEL_STEP, SERVE
 from slm_operator.ports import ObjectKey
 
 OURS = "app.kubernetes.io/managed-by=slm-operator"
@@ -48,7 +49,12 @@ KINDS = {
         Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", ""),
     )
 }
-"""All that is cached, by kind."""
+"""All that the operator caches, by kind."""
+GATEWAY_KINDS = (
+    *(KINDS[name] for name in ("SLMModel", "QuantJob", "InferenceService")),
+    replace(KINDS["Pod"], label_selector=f"{OURS},{LABEL_STEP}={SERVE}"),
+)
+"""What the gateway caches: engines are the only pods it looks at."""
 
 
 def path_of(key: ObjectKey, subresource: str = "") -> str:

@@ -1,6 +1,7 @@
 """Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -75,10 +76,10 @@ class Listener:
         self._sockets: asyncio.Server | None = None
         self.port = 0
 
-    async def listen(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Bind; 0 takes a free port, which ``port`` then tells. Raises OSError when it is taken."""
         loop = asyncio.get_running_loop()
-        self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG)
+        self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG, ssl=tls)
         self.port = self._sockets.sockets[0].getsockname()[1]
 
     def stop_listening(self) -> None:

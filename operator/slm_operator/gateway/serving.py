@@ -20,21 +20,34 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
+class Stop:
+    """Tells when SIGTERM or SIGINT has come."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+
+    def take_signals(self) -> None:
+        """From now on they come here; to be called again where somebody else has taken them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._told.set)
+
+    async def wait(self) -> None:
+        """Return once one has come."""
+        await self._told.wait()
+
+
 async def serve_until_told(
-    listener: Listener, drain_seconds: float, released: Callable[[], None] = lambda: None
+    listener: Listener, drain_seconds: float, stop: Stop, released: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then let answers under way end.
+    """Serve until told to end, then let answers under way end.
 
     ``released`` is called once nothing listens any more, so that another gateway can take the port meanwhile.
     """
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+    stop.take_signals()
     gc.collect()
     gc.freeze()  # Modules stay: they need not be looked at again.
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
-    await told.wait()
+    await stop.wait()
     listener.stop_listening()
     released()
     await listener.close(drain_seconds)

@@ -4,12 +4,12 @@ import asyncio
 import dataclasses
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import kopf
 
-from slm_operator.adapters.kube_kinds import KINDS
+from slm_operator.adapters.kube_kinds import KINDS, Kind
 from slm_operator.adapters.object_cache import ObjectCache
 from slm_operator.core.plan import key_of
 
@@ -76,9 +76,9 @@ class Patient:
 
 async def watch(
     cache: ObjectCache, namespaces: Iterable[str], field_selectors: dict[str, str], listed_again: Callable[[], None],
-    started: Callable[[], None],
+    started: Callable[[], None], kinds: Sequence[Kind] = tuple(KINDS.values()),
 ) -> None:  # fmt: skip
-    """List and watch all kinds into the cache until cancelled, in all namespaces if none is named.
+    """List and watch kinds into the cache until cancelled, in all namespaces if none is named.
 
     kopf gives up at answers that it does not know: 404, 409 or 410 to a request, an error of another code than 410
     inside a watch. Neither is a reason to end a process that leads, so all watches begin anew. ``started`` is called
@@ -87,7 +87,8 @@ async def watch(
     asyncio.get_running_loop().set_exception_handler(_tell)
     while True:
         try:
-            await _watch_once(build_registry(cache, listed_again), namespaces, field_selectors, started)
+            registry = build_registry(cache, listed_again, kinds)
+            await _watch_once(registry, namespaces, build_settings(field_selectors, kinds), started)
         except Exception as error:  # Whatever it was: the audit says whether they keep up.
             sentence = str(error.args[0]) if error.args else type(error).__name__
             trace = None if is_foreseen(error) else error
@@ -108,7 +109,7 @@ def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def _watch_once(
-    registry: kopf.OperatorRegistry, namespaces: Iterable[str], field_selectors: dict[str, str],
+    registry: kopf.OperatorRegistry, namespaces: Iterable[str], settings: kopf.OperatorSettings,
     started: Callable[[], None],
 ) -> None:  # fmt: skip
     """Watch until kopf ends; raises what ended it.
@@ -118,7 +119,7 @@ async def _watch_once(
     chosen = tuple(namespaces)
     tasks = await kopf.spawn_tasks(
         registry=registry,
-        settings=build_settings(field_selectors),
+        settings=settings,
         clusterwide=not chosen,
         namespaces=chosen,
         identity=cast("Any", "slm-operator"),  # Nobody asks for it, but kopf would look for a user's name.
@@ -136,7 +137,9 @@ async def _watch_once(
         task.result()
 
 
-def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
+def build_settings(
+    field_selectors: dict[str, str], kinds: Iterable[Kind] = tuple(KINDS.values())
+) -> kopf.OperatorSettings:
     """Kopf as an informer and nothing else: no peering, no annotations, no finalizers, no Events of its own."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True
@@ -152,7 +155,7 @@ def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
     settings.watching.chunk_size = LIST_PAGE
     settings.watching.server_timeout = 600
     settings.queueing.idle_timeout = IDLE_SECONDS
-    for kind in KINDS.values():
+    for kind in kinds:
         selector = (kind.group, kind.version, kind.plural)
         if kind.label_selector:
             settings.watching.label_selectors[selector] = kind.label_selector
@@ -161,13 +164,15 @@ def build_settings(field_selectors: dict[str, str]) -> kopf.OperatorSettings:
     return settings
 
 
-def build_registry(cache: ObjectCache, listed_again: Callable[[], None]) -> kopf.OperatorRegistry:
+def build_registry(
+    cache: ObjectCache, listed_again: Callable[[], None], kinds: Iterable[Kind] = tuple(KINDS.values())
+) -> kopf.OperatorRegistry:
     """One handler for the events of every kind; ``listed_again`` is called when a watch has started anew."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
 
     remember = build_listener(cache, listed_again)
-    for kind in KINDS.values():
+    for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id="remember")(remember)
     return registry
 

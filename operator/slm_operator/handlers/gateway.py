@@ -1,0 +1,145 @@
+"""``slm-gateway``: the front door of a cluster's InferenceServices."""
+
+import argparse
+import asyncio
+import logging
+import ssl
+import sys
+import time
+from collections.abc import Sequence
+
+from prometheus_client import disable_created_metrics
+from pydantic import ValidationError
+
+from slm_operator.adapters.kube import KubeCluster
+from slm_operator.adapters.kube_audit import Audit
+from slm_operator.adapters.kube_client import Always, KubeClient, open_api
+from slm_operator.adapters.kube_kinds import GATEWAY_KINDS
+from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.errors import SlmError
+from slm_operator.gateway.access import Access, KeyAccess
+from slm_operator.gateway.app import Gateway
+from slm_operator.gateway.audit_file import AuditOutput
+from slm_operator.gateway.directory import Directory, MemoryDirectory
+from slm_operator.gateway.following import Follower
+from slm_operator.gateway.listening import Listener, listen_for_metrics
+from slm_operator.gateway.metrics import GatewayMetrics
+from slm_operator.gateway.serving import Stop, run, serve_until_told
+from slm_operator.handlers.gateway_keys import KeyReader
+from slm_operator.handlers.logs import configure_logging
+from slm_operator.handlers.reviewing import Reviewer
+from slm_operator.handlers.watching import watch
+from slm_operator.settings import GatewaySettings
+
+EPILOG = """All settings are environment variables that start with SLM_: docs/reference/settings.md lists them.
+
+examples:
+  slm-gateway                                              in a Pod, with its service account
+  KUBECONFIG=~/.kube/config SLM_GATEWAY_PORT=8081 slm-gateway   from a laptop that reaches the pods
+
+exit codes: 0 told to stop, 1 no API server, a port that is taken or a fault, 2 a malformed setting"""
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - a pod has its own address, and a NetworkPolicy
+RELOAD_SECONDS = 60.0
+"""Between looks at the certificate's files: whoever renews them need not restart the gateway."""
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT; raises SlmError, and OSError for a port or a certificate."""
+    tls = _load_tls(settings)
+    async with open_api() as api:
+        client = KubeClient(api, Always(), _count_nothing)
+        cache, namespaces = ObjectCache(), settings.watch_namespaces
+        audit = Audit(client, cache, namespaces, {}, kinds=GATEWAY_KINDS)
+        reviewer = Reviewer(client, settings.gateway_audience, settings.gateway_namespace)
+        access = KeyAccess(time.time, reviewer)
+        keys = KeyReader(client, settings.gateway_namespace, access)
+        await keys.read()
+        directory, stop = MemoryDirectory(), Stop()
+        follower = Follower(KubeCluster(client, cache), directory)
+        async with asyncio.TaskGroup() as group:
+            informer = watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS)
+            tasks = [group.create_task(each) for each in (informer, audit.run(), keys.run())]
+            await audit.synced.wait()
+            await follower.fill()
+            tasks.append(group.create_task(follower.run()))
+            if tls is not None:
+                tasks.append(group.create_task(_reload_tls(settings, tls)))
+            await _answer(settings, directory, access, tls, stop)
+            for task in tasks:
+                task.cancel()
+
+
+async def _answer(
+    settings: GatewaySettings, directory: Directory, access: Access, tls: ssl.SSLContext | None, stop: Stop
+) -> None:
+    lines = AuditOutput(time.time)
+    audited = settings.gateway_audit == "stdout"
+    gateway = Gateway(directory, access, check=lines.check)
+    metrics = GatewayMetrics(gateway.admissions.loads)
+    gateway.observe_with(metrics.observe, *([lines.observe] if audited else []))
+    listener = Listener(gateway)
+    await listener.listen(ANY_ADDRESS, settings.gateway_port, tls)
+    measured = await listen_for_metrics(metrics.render, ANY_ADDRESS, settings.gateway_metrics_port)
+    log.info("the gateway listens", extra={"port": listener.port, "tls": tls is not None})
+    await serve_until_told(listener, gateway.limits.drain_seconds, stop)
+    measured.close()
+
+
+def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    if settings.gateway_tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.gateway_tls_cert, settings.gateway_tls_key)
+    return context
+
+
+async def _reload_tls(settings: GatewaySettings, context: ssl.SSLContext) -> None:
+    """New connections get the certificate that the files hold now."""
+    assert settings.gateway_tls_cert is not None  # noqa: S101 (for the type checker)
+    while True:
+        await asyncio.sleep(RELOAD_SECONDS)
+        try:
+            context.load_cert_chain(settings.gateway_tls_cert, settings.gateway_tls_key)
+        except OSError as error:
+            log.warning("the certificate could not be read again", extra={"error": str(error)})
+
+
+def _count_nothing(_verb: str, _path: str, _status: int) -> None:
+    """The operator's metrics count requests to the API server; a gateway makes few."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, which has no options: a Deployment sets variables."""
+    return argparse.ArgumentParser(
+        prog="slm-gateway",
+        description="One address, with OpenAI's and Ollama's API, in front of a cluster's InferenceServices.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    build_parser().parse_args(argv)
+    try:
+        settings = GatewaySettings()
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series per counter that nobody draws.
+    configure_logging(settings.log_format, settings.log_level)
+    code = 0
+    try:
+        run(serve(settings))
+    except* (SlmError, OSError) as group:
+        for each in group.exceptions:
+            log.error(str(each))  # noqa: TRY400 - a sentence for the user, not a traceback
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
