@@ -165,7 +165,7 @@ def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 18
     deadline = time.monotonic() + limit_seconds
     while not (found := holds()):
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.2)
+        time.sleep(0.5)  # Each look is a kubectl, and the node has two CPUs.
     return found
 
 
