@@ -18,6 +18,7 @@ from slm_contract import exitcodes, specs
 from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome, Progress, StepError
 from slm_operator.api.crdgen import CATEGORY, NAME_RULE, JsonSchema, StructuralSchema, build_schema
+from slm_operator.api.described import describe
 from slm_operator.api.meta import API_VERSION, ResourceInfo
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.cli import exits
@@ -179,6 +180,7 @@ def render_settings() -> str:
 
 
 def _setting_rows(settings: type[BaseSettings]) -> list[str]:
+    describe(settings)
     header = ["| variable | type | default | unit | effect |", "|---|---|---|---|---|"]
     return [*header, *(_setting_row(name, field) for name, field in settings.model_fields.items())]
 
@@ -238,6 +240,7 @@ def _table(title: str, model: type[BaseModel]) -> list[str]:
 
 def _outcome_rows() -> Iterator[str]:
     """The result is one of many messages, which no structural schema can say: the tables above do."""
+    describe(Outcome)
     properties = Outcome.model_json_schema(by_alias=True, schema_generator=StructuralSchema)["properties"]
     for name, schema in properties.items():
         yield _row(name, {**schema, "type": schema.get("type", "object")}, needed=False)

@@ -43,9 +43,7 @@ def _split_commas(value: object) -> object:
 class Settings(BaseSettings):
     """Everything that can be set from outside; read once at start."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     state_home: Path = Field(default_factory=lambda: xdg_folder("XDG_STATE_HOME", ".local/state"))
     """Folder of the object database, the daemon's lock and all logs. Default: $XDG_STATE_HOME/slm-operator."""
@@ -96,9 +94,7 @@ class Settings(BaseSettings):
 class OperatorSettings(BaseSettings):
     """What the operator on a cluster can be told from outside; the Helm chart sets all of it."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated namespaces whose objects are looked at. Default: all."""
@@ -147,9 +143,7 @@ class OperatorSettings(BaseSettings):
 class GatewaySettings(BaseSettings):
     """What the gateway on a cluster can be told from outside; the Helm chart sets all of it."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SLM_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated namespaces whose services are reached. Default: all."""

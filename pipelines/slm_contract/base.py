@@ -10,11 +10,12 @@ class Message(BaseModel):
     Types are taken at their word, as a Kubernetes schema does: ``"3"`` is no integer and ``"yes"`` no boolean.
     """
 
+    # Validators are built when a class is first used: most commands and steps use few of them.
     model_config = ConfigDict(
+        defer_build=True,
         alias_generator=to_camel,
         populate_by_name=True,
         extra="forbid",
         frozen=True,
         strict=True,
-        use_attribute_docstrings=True,
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, NoDefault
 from pydantic_core import PydanticUndefined, core_schema
 
+from slm_operator.api.described import describe
 from slm_operator.api.meta import GROUP, MAX_NAME_LENGTH, VERSION, PrinterColumn, ResourceInfo
 
 JsonSchema = dict[str, Any]
@@ -78,6 +79,7 @@ class StructuralSchema(GenerateJsonSchema):
 
 def build_schema(model: type[BaseModel], *, defaults: bool = True) -> JsonSchema:
     """The structural schema of a model; ``defaults=False`` for status, which nobody fills in by leaving out."""
+    describe(model)
     schema = model.model_json_schema(by_alias=True, schema_generator=StructuralSchema)
     return _structural(schema, schema.get("$defs", {}), defaults=defaults)
 

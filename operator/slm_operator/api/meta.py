@@ -110,7 +110,7 @@ class Resource(BaseModel):
     """An object of our group: apiVersion, kind, metadata, spec and status."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, defer_build=True
     )
 
     api_version: Literal["slm.dev/v1alpha1"] = API_VERSION
