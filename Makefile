@@ -30,7 +30,7 @@ prepared: setup
 	@$(PY) -m dev.prepare
 
 test: lint prepared ## Everything that can run on this machine; what was skipped is listed with its reason
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@$(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 soak: prepared ## The long forms: fifty daemon kills, a hundred of operators, every step ended in two ways, a thousand services at rest
 	@SLM_SOAK=1 $(PY) -m pytest -m soak

@@ -29,8 +29,8 @@ TINY = "lab/tiny"
 """A repository with random weights, about 3 MB: every step of it takes a second or two."""
 LITTLE = {"requests": {"cpu": "20m"}}
 """A node of two CPUs must hold the engines of several tests."""
-NODE_TESTS = [pytest.mark.xdist_group("node"), pytest.mark.timeout(2400)]
-"""Marks of every test on the node: one worker has it, and the first test also builds what is missing."""
+NODE_TESTS = [pytest.mark.timeout(2400)]
+"""Marks of every test on the node: the first one also builds what is missing."""
 
 
 @dataclass(frozen=True)
