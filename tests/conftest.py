@@ -1,5 +1,7 @@
 """Fixtures that suites share, and how two workers divide the tests."""
 
+from typing import Any
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,7 +30,7 @@ class Scheduling(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
     """Ours, where scopes are asked for."""
     return Scheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 

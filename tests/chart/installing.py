@@ -15,7 +15,7 @@ from dev.rendering import CHART, RELEASE, Manifest, helm
 from tests.support.json_stream import read_documents
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-WAIT_SECONDS = 60
+WAIT_SECONDS = 180
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def disturb(folder: Path, hub: Hub, seed: int) -> dict[str, Any]:
     """One demo whose daemon is killed at random moments and started again."""
     chance = random.Random(seed)  # noqa: S311 - moments, no secrets
     moments = sorted(chance.uniform(0, SPAN_SECONDS) for _ in range(KILLS_PER_RUN))
-    with local_backend(folder, hub.endpoint, gateway=True) as backend:
+    with local_backend(folder, hub.endpoint, gateway=True, namespace="kills") as backend:
         backend.slm("apply", "-k", str(ROOT / "examples" / "demo"))
         began = time.monotonic()
         for moment in moments:

@@ -20,7 +20,7 @@ QUICK = {"maxReplicas": 2, "zeroAfterSeconds": 1, "scaleDownDelaySeconds": 0}
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("scaling")
     write_model(folder / "model")
-    with local_backend(folder, gateway=True) as backend:
+    with local_backend(folder, gateway=True, namespace="scaling") as backend:
         apply(backend, parallel=1, autoscaling=QUICK)
         yield backend
 

@@ -21,7 +21,9 @@ from slm_pipelines.store import hash_file
 class Backend:
     """One state folder and what runs in it."""
 
-    def __init__(self, folder: Path, hub_endpoint: str = "", *, gateway: bool = False) -> None:
+    def __init__(
+        self, folder: Path, hub_endpoint: str = "", *, gateway: bool = False, namespace: str = "default"
+    ) -> None:
         self.folder = folder
         self.store = folder / "data" / "store"
         self.environment = {
@@ -32,6 +34,7 @@ class Backend:
             "SLM_ALLOW_PRIVATE_HOSTS": "127.0.0.1",
             "SLM_GATEWAY": str(gateway),
             "SLM_GATEWAY_PORT": "0",
+            "SLM_NAMESPACE": namespace,
         }
 
     def try_slm(self, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -103,9 +106,15 @@ class Backend:
 
 
 @contextmanager
-def local_backend(folder: Path, hub_endpoint: str = "", *, gateway: bool = False) -> Iterator[Backend]:
-    """A running backend, without its gateway unless it is asked for; afterwards nothing of it may be alive."""
-    backend = Backend(folder, hub_endpoint, gateway=gateway)
+def local_backend(
+    folder: Path, hub_endpoint: str = "", *, gateway: bool = False, namespace: str = "default"
+) -> Iterator[Backend]:
+    """A running backend, without its gateway unless it is asked for; afterwards nothing of it may be alive.
+
+    A service's port follows from its namespace and name: where the daemon is killed, which frees the port for a moment,
+    another test's service must not have the same.
+    """
+    backend = Backend(folder, hub_endpoint, gateway=gateway, namespace=namespace)
     backend.slm("up")
     try:
         yield backend
