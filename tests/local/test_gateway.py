@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Thread
 
 import ollama
+import openai
 import psutil
 import pytest
 
-from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED, GATEWAY_COMMAND
+from slm_operator.local.gateway_keeper import EXIT_HELD, GATEWAY_COMMAND
 from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
@@ -28,6 +29,15 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         apply(backend)
         backend.wait_ready("slmsvc", "tiny-service")
         yield backend
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Backend]:
+    """A state folder in which nothing runs, nor afterwards."""
+    backend = Backend(tmp_path, gateway=True)
+    yield backend
+    backend.slm("down")
+    until(lambda: not backend.processes(), "processes outlive the daemon")
 
 
 def test_status_tells_the_address(backend: Backend) -> None:
@@ -103,15 +113,19 @@ def test_a_killed_gateway_is_started_again_and_one_that_is_told_to_end_ends_its_
     )
 
 
-def test_a_gateway_that_cannot_start_says_why(backend: Backend, tmp_path: Path) -> None:
+def test_a_gateway_that_cannot_start_says_why(backend: Backend, own: Backend) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        own = {"SLM_STATE_HOME": str(tmp_path), "SLM_GATEWAY_PORT": str(port)}
-        code, told = start(backend.environment | own)
-    assert code == EXIT_MALFORMED
-    assert f"port {port} on 127.0.0.1 cannot be used (Address already in use); SLM_GATEWAY_PORT chooses another" in told
+        own.environment["SLM_GATEWAY_PORT"] = str(port)
+        own.slm("up")
+        log = own.folder / "state" / "gateway.log"
+        until(lambda: log.exists() and "Address already in use" in log.read_text(), "it does not say so")
+        assert f"gateway: not running (its log: {log})" in own.slm("status")
+    assert f"port {port} on 127.0.0.1 cannot be used (Address already in use); SLM_GATEWAY_PORT chooses another" in (
+        log.read_text()
+    )
     assert start(backend.environment)[0] == EXIT_HELD
 
 
@@ -120,19 +134,29 @@ def start(environment: dict[str, str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_the_audit_tells_of_each_request_and_of_changes_to_itself(backend: Backend, tmp_path: Path) -> None:
-    file = tmp_path / "audit.jsonl"
-    backend.kill_daemon()  # It would start another gateway.
-    os.kill(backend.gateway().pid, signal.SIGKILL)
-    environment = {**backend.environment, "SLM_GATEWAY_AUDIT": str(file)}
-    with subprocess.Popen(GATEWAY_COMMAND, env=environment) as gateway:
-        until(lambda: backend.gateway().pid == gateway.pid or gateway.poll() is not None, "it does not start")
-        openai_client(backend).chat.completions.create(model="tiny", messages=QUESTION, max_tokens=4)
-        gateway.terminate()
-    backend.slm("up")
+def test_the_audit_tells_of_each_request_and_of_changes_to_itself(own: Backend) -> None:
+    file = own.folder / "audit.jsonl"
+    own.environment["SLM_GATEWAY_AUDIT"] = str(file)
+    own.slm("up")
+    with pytest.raises(openai.NotFoundError):
+        openai_client(own).chat.completions.create(model="nobody", messages=QUESTION)
+    own.slm("down")
     (line,) = map(json.loads, file.read_text().splitlines())
-    assert (line["model"], line["service"], line["status"]) == ("tiny", "default/tiny-service", 200)
-    assert line["digest"] == backend.get("slmsvc", "tiny-service")["status"]["digest"]
-    assert "1 line, all as written" in backend.slm("audit", str(file))
-    file.write_text(file.read_text().replace('"tiny"', '"tina"') * 2)
-    assert "does not follow the one before" in backend.try_slm("audit", str(file)).stderr
+    assert (line["caller"], line["model"], line["service"], line["status"]) == ("anonymous", "nobody", "", 404)
+    assert "1 line, all as written" in own.slm("audit", str(file))
+    file.write_text(file.read_text().replace('"nobody"', '"anybody"') * 2)
+    assert "does not follow the one before" in own.try_slm("audit", str(file)).stderr
+
+
+def test_down_leaves_no_gateway_however_early_it_comes(own: Backend) -> None:
+    own.slm("up")
+    own.slm("down")
+    until(lambda: not own.processes(), "a gateway outlives its daemon")
+    own.slm("up")
+    own.kill_daemon()
+    own.slm("down")
+    until(lambda: not own.processes(), "a gateway outlives a killed daemon")
+
+
+def test_a_gateway_without_a_daemon_does_not_start(own: Backend) -> None:
+    assert start(own.environment)[0] == EXIT_HELD

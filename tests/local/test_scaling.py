@@ -70,7 +70,9 @@ def test_a_burst_gets_more_engines_and_every_answer_is_whole(backend: Backend) -
 
 
 def test_it_goes_on_when_gateway_or_daemon_were_killed(backend: Backend) -> None:
-    os.kill(backend.gateway().pid, signal.SIGKILL)
+    killed = backend.gateway().pid
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: backend.gateway().pid != killed, "no new gateway")
     assert ask(backend) > 0
     backend.kill_daemon()
     backend.slm("up")

@@ -22,7 +22,7 @@ from slm_operator.errors import ClusterUnavailable, DaemonRunning, SlmError
 from slm_operator.factory import SystemClock, build_controller, build_local_placement
 from slm_operator.local.demand import DemandServer
 from slm_operator.local.faults import forget_faults
-from slm_operator.local.gateway_keeper import end_gateway, keep_gateway, stop_gateway
+from slm_operator.local.gateway_keeper import GatewayKeeper, end_gateway
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
 from slm_operator.reconcile.autoscaler import Autoscaler
@@ -105,8 +105,9 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[int, 
         await reconcile_forever(lambda: build_controller(cluster, placement, autoscaler=autoscaler))
 
     work = [asyncio.create_task(kubelet.run()), asyncio.create_task(control())]
+    keeper = GatewayKeeper(paths)
     if settings.gateway:
-        work.append(asyncio.create_task(keep_gateway(paths)))
+        work.append(asyncio.create_task(keeper.run()))
     tasks: list[asyncio.Future[Any]] = [stopping, *work]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in work if task.done()]
@@ -114,9 +115,9 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[int, 
     # The controller first: a kubelet that is cancelled cuts its connections, one that winds down lets answers finish.
     await _cancel(work[1:])
     if graceful:
-        gateway = stop_gateway(paths)  # Its answers end while engines are given time to end theirs.
+        gateways = keeper.stop()  # Its answers end while engines are given time to end theirs.
         await wind_down(cluster, kubelet, reconciler)
-        await asyncio.to_thread(end_gateway, gateway)
+        await asyncio.to_thread(end_gateway, gateways)
     await _cancel(work)
     demand.close()
     cluster.close()

@@ -29,7 +29,7 @@ from slm_operator.local import locks
 from slm_operator.local.daemon import configure_logging
 from slm_operator.local.demand import report_forever
 from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED
-from slm_operator.local.lifecycle import PROBE_PATIENCE_SECONDS
+from slm_operator.local.lifecycle import PROBE_PATIENCE_SECONDS, running_pid
 from slm_operator.local.paths import LocalPaths
 from slm_operator.settings import Settings
 
@@ -93,6 +93,8 @@ def main() -> int:
         with contextlib.ExitStack() as lock:
             write = lock.enter_context(locks.hold(paths.gateway_lock, PROBE_PATIENCE_SECONDS))
             write(os.getpid())
+            if running_pid(paths) is None:
+                return EXIT_HELD  # `slm down` may have looked for a gateway before this one held the lock.
             run(serve(paths, settings, lambda port: write(os.getpid(), port), lock.close))
     except locks.Held:
         return EXIT_HELD

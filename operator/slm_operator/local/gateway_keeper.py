@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ GATEWAY_COMMAND = (sys.executable, "-m", "slm_operator.local.gateway")
 EXIT_MALFORMED: Final = 2
 """The gateway's exit code when its settings, port or files cannot be used."""
 EXIT_HELD: Final = 5
-"""The gateway's exit code when another one runs."""
+"""The gateway's exit code when another one runs, or the daemon that started it has ended."""
 LOOK_SECONDS = 0.2
 """How often the gateway is looked for: one system call each."""
 HEALTHY_SECONDS = 10.0
@@ -52,48 +53,68 @@ def gateway_url(gateway: RunningGateway) -> str:
     return f"http://{LOCAL_ADDRESS}:{gateway.port}"
 
 
-async def keep_gateway(paths: LocalPaths) -> None:
-    """Start a gateway whenever there is none, until cancelled; the one that runs then goes on."""
-    delay = LOOK_SECONDS
-    while True:
-        if locks.read(paths.gateway_lock) is None:
-            began = time.monotonic()
-            code = await _wait_while_alone(spawn(GATEWAY_COMMAND, paths.gateway_log), paths)
-            if code not in (None, 0, EXIT_HELD):
-                log.warning("the gateway ended", extra={"error": f"exit code {code}: {log_tail(paths.gateway_log)}"})
-            delay = LOOK_SECONDS if time.monotonic() - began > HEALTHY_SECONDS else min(2 * delay, MAX_DELAY_SECONDS)
-        await asyncio.sleep(delay)
+class GatewayKeeper:
+    """The daemon's part."""
+
+    def __init__(self, paths: LocalPaths) -> None:
+        self._paths = paths
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def run(self) -> None:
+        """Start a gateway whenever there is none, until cancelled; the one that runs then goes on."""
+        delay = LOOK_SECONDS
+        while True:
+            if locks.read(self._paths.gateway_lock) is None:
+                began = time.monotonic()
+                self._child = spawn(GATEWAY_COMMAND, self._paths.gateway_log)
+                code = await self._wait_while_alone(self._child)
+                if code not in (None, 0, EXIT_HELD):
+                    problem = f"exit code {code}: {log_tail(self._paths.gateway_log)}"
+                    log.warning("the gateway ended", extra={"error": problem})
+                lasted = time.monotonic() - began
+                delay = LOOK_SECONDS if lasted > HEALTHY_SECONDS else min(2 * delay, MAX_DELAY_SECONDS)
+            await asyncio.sleep(delay)
+
+    async def _wait_while_alone(self, child: "subprocess.Popen[bytes]") -> int | None:
+        """The child's exit code; None when it holds the lock no longer and lets its last answers end."""
+        held = False
+        while child.poll() is None:
+            words = locks.read(self._paths.gateway_lock)
+            if held and words is None:
+                return None
+            held = held or bool(words and words[0] == str(child.pid))
+            await asyncio.sleep(LOOK_SECONDS)
+        return child.returncode
+
+    def stop(self) -> list[psutil.Process]:
+        """As ``stop_gateway``, and also the one that has just been started and holds no lock yet."""
+        pids = {self._child.pid} if self._child is not None and self._child.poll() is None else set()
+        return _terminate(pids | _holder(self._paths))
 
 
-async def _wait_while_alone(child: "subprocess.Popen[bytes]", paths: LocalPaths) -> int | None:
-    """The child's exit code; None when it holds the lock no longer and lets its last answers end."""
-    held = False
-    while child.poll() is None:
-        words = locks.read(paths.gateway_lock)
-        if held and words is None:
-            return None
-        held = held or bool(words and words[0] == str(child.pid))
-        await asyncio.sleep(LOOK_SECONDS)
-    return child.returncode
+def stop_gateway(paths: LocalPaths) -> list[psutil.Process]:
+    """Tell the gateway to end once its answers are complete; what this returns goes to ``end_gateway`` then."""
+    return _terminate(_holder(paths))
 
 
-def stop_gateway(paths: LocalPaths) -> psutil.Process | None:
-    """Tell the gateway to end once its answers are complete; it goes to ``end_gateway`` then. None: there is none."""
+def _holder(paths: LocalPaths) -> set[int]:
     words = locks.read(paths.gateway_lock)
-    if not words:
-        return None
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(int(words[0]))
-        process.send_signal(signal.SIGTERM)
-        return process
-    return None
+    return {int(words[0])} if words else set()
 
 
-def end_gateway(process: psutil.Process | None) -> None:
-    """Wait for the end of a gateway that was told to, after that of all engines: no answer can come any more."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        if process is not None:
-            try:
-                process.wait(END_SECONDS)
-            except psutil.TimeoutExpired:
-                process.kill()
+def _terminate(pids: set[int]) -> list[psutil.Process]:
+    told = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            process.send_signal(signal.SIGTERM)
+            told.append(process)
+    return told
+
+
+def end_gateway(processes: Sequence[psutil.Process]) -> None:
+    """Wait for the end of gateways that were told to, after that of all engines: no answer can come any more."""
+    _, left = psutil.wait_procs(processes, END_SECONDS)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -64,11 +64,11 @@ async def end_leftovers(paths: LocalPaths, settings: Settings) -> int:
     Raises DaemonRunning when there is a daemon.
     """
     living = find_living(paths)
-    gateway = stop_gateway(paths)
+    gateways = stop_gateway(paths)
     if living:
         with hold_daemonless(paths), contextlib.closing(SqliteCluster(paths.database)) as cluster:
             kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
             reconciler = Reconciler(cluster, SystemClock(), build_local_placement(settings, str(paths.store)))
             await wind_down(cluster, kubelet, reconciler)
-    await asyncio.to_thread(end_gateway, gateway)
-    return len(living) + (gateway is not None)
+    await asyncio.to_thread(end_gateway, gateways)
+    return len(living) + len(gateways)
