@@ -1,6 +1,5 @@
 """plan_inferenceservice: find the file to serve, size the engine, keep it running, tell the address."""
 
-import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,7 +16,6 @@ from slm_operator.core.conditions import (
     build_events,
     describe_state,
     dump_status,
-    find_condition,
 )
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.deployment import (
@@ -37,6 +35,7 @@ from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
 from slm_operator.core.quantity import plan_threads
 from slm_operator.core.resources import cpu_limit, step_memory
 from slm_operator.core.runtimes.llama_cpp import build_command
+from slm_operator.core.scaling import Scaling, build_scaled, judge_waking, judge_zero, look_again
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.sizes import serving_bytes
 from slm_operator.core.steps import Children
@@ -51,17 +50,6 @@ EXPECTED = frozenset(
     }
 )
 """What every service goes through: its conditions tell it, and a thousand services cost a thousand Events less."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How many engines a service has whose number follows demand."""
-
-    replicas: int
-    why: str
-    """The rest of a sentence."""
-    look_again_seconds: float
-    """After so long time alone may change it."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +125,11 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         apply=() if suspended else tuple(wanted.children),
         delete=tuple(sequence.delete),
         events=(
-            *_scaling(snapshot, about, bool(wanted.children)),
+            *(_scaling(snapshot, about) if wanted.children and not suspended else ()),
             *build_events(about, verdict, service.status.conditions, EXPECTED),
         ),
-        requeue_after_seconds=_look_again(snapshot, sequence),
+        requeue_after_seconds=look_again(snapshot.scaling, sequence.requeue_after_seconds),
     )
-
-
-def _look_again(snapshot: ServiceSnapshot, sequence: Sequence) -> float | None:
-    asked = sequence.requeue_after_seconds
-    if snapshot.scaling is None or math.isinf(snapshot.scaling.look_again_seconds):
-        return asked
-    return min(snapshot.scaling.look_again_seconds, math.inf if asked is None else asked)
 
 
 def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
@@ -156,31 +137,17 @@ def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
         message = "Suspended: engines go on as they are. Set spec.suspend to false to follow the spec again."
         return Verdict("idle", Reason.SUSPENDED, message)
     if snapshot.replicas == 0 and snapshot.scaling is not None:
-        message = f"No engine runs: {snapshot.scaling.why} The first request through the gateway starts one."
-        return Verdict("ready", Reason.SCALED_TO_ZERO, message)
+        return judge_zero(snapshot.scaling)
     if snapshot.replicas == 0:
         return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
     url = address_url(snapshot.service, snapshot.address, snapshot.placement)
     verdict = judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
-    if verdict.reason == Reason.STARTING and _answered_before(snapshot):
-        return Verdict("ready", Reason.STARTING, f"{verdict.message} Requests wait in the gateway until then.")
-    return verdict
+    return judge_waking(snapshot.service, verdict)
 
 
-def _answered_before(snapshot: ServiceSnapshot) -> bool:
-    """Whether the engines that start are not the first, and the gateway has promised to wait for them."""
-    autoscaling = snapshot.service.spec.autoscaling
-    before = find_condition(snapshot.service.status.conditions, "Ready")
-    return autoscaling is not None and autoscaling.min_replicas == 0 and before is not None and before.status == "True"
-
-
-def _scaling(snapshot: ServiceSnapshot, about: ObjectKey, planned: bool) -> tuple[EventRecord, ...]:  # noqa: FBT001
-    """One Event when the number of engines is about to be changed."""
-    before, after = (snapshot.deployment or {}).get("spec", {}).get("replicas"), snapshot.replicas
-    if not planned or snapshot.service.spec.suspend or before in (None, after):
-        return ()
-    why = f", as demand asks for: {snapshot.scaling.why}" if snapshot.scaling else "."
-    return (EventRecord(about, "Normal", Reason.SCALED, f"Scaled from {before} to {after} engines{why}"),)
+def _scaling(snapshot: ServiceSnapshot, about: ObjectKey) -> tuple[EventRecord, ...]:
+    before = (snapshot.deployment or {}).get("spec", {}).get("replicas")
+    return build_scaled(about, before, snapshot.replicas, snapshot.scaling)
 
 
 def _build_status(snapshot: ServiceSnapshot, wanted: _Wanted, verdict: Verdict, now: datetime) -> Manifest:

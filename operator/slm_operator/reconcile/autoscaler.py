@@ -9,7 +9,7 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.core.autoscale import decide
 from slm_operator.core.autoscale_policy import Engines, Memory, Policy
 from slm_operator.core.demand import Demand, Sample
-from slm_operator.core.plan_inferenceservice import Scaling
+from slm_operator.core.scaling import Scaling
 from slm_operator.ports import ObjectKey
 
 KIND = "InferenceService"
