@@ -146,6 +146,9 @@ class Admission:
     def _let_in(self) -> None:
         while self._waiting:
             waiter = self._waiting[0]
+            if waiter.turn.cancelled():
+                self._leave(waiter)
+                continue
             endpoint = self._pick(waiter.prefix)
             if endpoint is None:
                 return
@@ -154,6 +157,8 @@ class Admission:
 
     def _settle(self, waiter: _Waiter, outcome: Endpoint | Exception) -> None:
         self._waiting_bytes -= waiter.size
+        if waiter.turn.cancelled():
+            return  # Whoever left is in the queue until the event loop comes round to its task.
         if isinstance(outcome, Exception):
             waiter.turn.set_exception(outcome)
         else:

@@ -1,0 +1,52 @@
+"""Turns and slots, without sockets."""
+
+import asyncio
+
+import pytest
+
+from slm_operator.gateway.admission import Admission
+from slm_operator.gateway.directory import Endpoint, Service
+from slm_operator.gateway.limits import Limits
+
+ENGINE, OTHER = Endpoint("e0", "10.0.0.1", 80), Endpoint("e1", "10.0.0.2", 80)
+
+
+def service(*endpoints: Endpoint, slots: int = 1) -> Service:
+    return Service("default", "qwen", slots=slots, endpoints=endpoints)
+
+
+def admission(of: Service) -> Admission:
+    return Admission(of, Limits(), lambda *_: None, lambda _: None)
+
+
+async def waiting_for(one: Admission, count: int) -> list[asyncio.Task[Endpoint]]:
+    tasks = [asyncio.create_task(one.take("", 10, 5.0)) for _ in range(count)]
+    await asyncio.sleep(0)
+    assert one.waiting == count
+    return tasks
+
+
+async def test_whoever_leaves_while_a_slot_gets_free_loses_it_for_nobody() -> None:
+    one = admission(service(ENGINE))
+    taken = one.try_take("")
+    assert taken == ENGINE
+    leaving, staying = await waiting_for(one, 2)
+    leaving.cancel()
+    one.release(taken)  # In the same pass of the event loop: whoever left has not been told of it yet.
+    assert await staying == ENGINE
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert (one.in_flight, one.waiting) == (1, 0)
+    one.release(ENGINE)
+    assert one.try_take("") == ENGINE
+
+
+@pytest.mark.parametrize("now", [service(ENGINE), None])
+async def test_whoever_leaves_while_the_service_changes_stops_nothing(now: Service | None) -> None:
+    one = admission(service())
+    (leaving,) = await waiting_for(one, 1)
+    leaving.cancel()
+    one.update(now)  # It is called by what follows the cluster, which an exception would end.
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert (one.in_flight, one.waiting) == (0, 0)
