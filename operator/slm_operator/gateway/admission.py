@@ -34,6 +34,8 @@ class Admission:
         self._limits = limits
         self._demand = demand
         self._loads: dict[str, int] = {}
+        self._leaving: dict[str, int] = {}
+        # Answers under way of engines that take no more; they may be back before those have ended.
         self._cooling: dict[str, asyncio.TimerHandle] = {}
         self._waiting: deque[_Waiter] = deque()
         self._waiting_bytes = 0
@@ -65,7 +67,9 @@ class Admission:
         if before is None or before.endpoints != service.endpoints:
             ids = [endpoint.id for endpoint in service.endpoints]
             self._ring = Ring(ids)
-            self._loads = {each: self._loads.get(each, 0) for each in ids}
+            loads = self._leaving | self._loads
+            self._loads = {each: loads.pop(each, 0) for each in ids}
+            self._leaving = {each: load for each, load in loads.items() if load}
             self._warm_all()
         self._let_in()
 
@@ -104,8 +108,10 @@ class Admission:
     def release(self, endpoint: Endpoint) -> None:
         """A request has left its engine."""
         self._in_flight -= 1
-        if endpoint.id in self._loads:
-            self._loads[endpoint.id] -= 1
+        loads = self._loads if endpoint.id in self._loads else self._leaving
+        loads[endpoint.id] -= 1
+        if loads is self._leaving and not loads[endpoint.id]:
+            del loads[endpoint.id]
         if self._waiting:
             self._let_in()
 

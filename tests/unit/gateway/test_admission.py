@@ -50,3 +50,26 @@ async def test_whoever_leaves_while_the_service_changes_stops_nothing(now: Servi
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert (one.in_flight, one.waiting) == (0, 0)
+
+
+async def test_an_engine_that_is_not_ready_for_a_moment_has_as_many_slots_as_before() -> None:
+    one = admission(service(ENGINE, slots=2))
+    assert [one.try_take(""), one.try_take(""), one.try_take("")] == [ENGINE, ENGINE, None]
+    one.update(service(slots=2))
+    one.release(ENGINE)
+    one.update(service(OTHER, ENGINE, slots=1))
+    assert [one.try_take(""), one.try_take("")] == [OTHER, None], "the answer under way keeps its slot"
+    one.release(ENGINE)
+    one.release(OTHER)
+    assert sorted(each.id for each in (one.try_take(""), one.try_take("")) if each) == ["e0", "e1"]
+    assert one.try_take("") is None
+    assert one.in_flight == 2
+
+
+async def test_engines_that_are_gone_are_not_remembered() -> None:
+    one = admission(service(ENGINE))
+    one.try_take("")
+    one.update(service())
+    one.release(ENGINE)
+    one.update(service(OTHER))
+    assert one._leaving == {}
