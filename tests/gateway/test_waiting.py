@@ -164,3 +164,16 @@ async def test_no_request_is_lost_while_engines_come_and_go(crash_before: int | 
             door.put(*engines)
         await asyncio.gather(*workers)
     assert statuses == [200] * 120
+
+
+async def test_a_request_whose_engine_breaks_as_its_service_is_replaced_goes_to_the_new_one() -> None:
+    old, new = StubEngine("old", pause_seconds=1.0), StubEngine("new")
+    async with open_gateway(old) as door:
+        asking = asyncio.create_task(door.post(chat()))
+        await until(lambda: old.working == 1)
+        door.directory.replace([])
+        await new.start()
+        door.put(new)
+        await old.stop()
+        assert (await asking)[2]["by"] == "new"
+        await new.stop()

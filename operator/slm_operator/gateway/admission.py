@@ -80,10 +80,12 @@ class Admission:
         return endpoint
 
     async def take(self, prefix: str, size_bytes: int, seconds: float, *, again: bool = False) -> Endpoint:
-        """An engine for a request, in its turn; raises Refusal when too many wait or the time is over.
+        """An engine in its turn; raises Refusal when too many wait, the time is over or the service is gone.
 
         ``again``: the request had its turn, but its engine could not take it.
         """
+        if self.service is None:
+            raise no_such_model(self._key)
         if not again and (
             len(self._waiting) >= self._limits.queue_length
             or self._waiting_bytes + size_bytes > self._limits.queue_bytes
@@ -193,10 +195,14 @@ class Admissions:
         directory.subscribe(self._changed)
 
     def of(self, service: Service) -> Admission:
-        """The service's own."""
+        """The service's own; raises Refusal when it has gone since it was looked up."""
         found = self._by_key.get(service.key)
         if found is None:
-            found = self._by_key[service.key] = Admission(service, self._limits, self._demand, self._gone)
+            # It was looked up before its caller was reviewed, and what changed meanwhile was told to nobody.
+            now = self._find(service.key)
+            if now is None:
+                raise no_such_model(service.key)
+            found = self._by_key[service.key] = Admission(now, self._limits, self._demand, self._gone)
         return found
 
     def loads(self) -> dict[str, tuple[int, int, int]]:
@@ -210,7 +216,10 @@ class Admissions:
 
     def _changed(self, key: str) -> None:
         if key in self._by_key:
-            service = next((each for each in self._directory.services() if each.key == key), None)
+            service = self._find(key)
             self._by_key[key].update(service)
             if service is None:
                 self._by_key.pop(key).close()
+
+    def _find(self, key: str) -> Service | None:
+        return next((each for each in self._directory.services() if each.key == key), None)

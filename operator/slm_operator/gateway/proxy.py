@@ -49,11 +49,11 @@ class Proxy:
 
     async def forward(self, exchange: Exchange) -> web.StreamResponse:
         """The answer, which has been sent where it is a stream; raises Refusal."""
-        admission = self._admissions.of(exchange.service)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.hold_seconds
         received = 0
         while True:
+            admission = self._admissions.of(exchange.service)  # Anew: a service can be replaced by one of its name.
             endpoint = await self._admit(exchange, admission, deadline)
             try:
                 return await self._try(exchange, endpoint)

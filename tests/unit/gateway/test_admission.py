@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from slm_operator.gateway.admission import Admission
-from slm_operator.gateway.directory import Endpoint, Service
+from slm_operator.gateway.admission import Admission, Admissions
+from slm_operator.gateway.directory import Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.refusal import Refusal
 
 ENGINE, OTHER = Endpoint("e0", "10.0.0.1", 80), Endpoint("e1", "10.0.0.2", 80)
 
@@ -73,3 +74,31 @@ async def test_engines_that_are_gone_are_not_remembered() -> None:
     one.release(ENGINE)
     one.update(service(OTHER))
     assert one._leaving == {}
+
+
+async def test_a_service_that_changed_while_its_caller_was_reviewed_is_taken_as_it_is_now() -> None:
+    before = service()
+    directory = MemoryDirectory([before])
+    every = Admissions(directory, Limits(), lambda *_: None, lambda _: None)
+    directory.put(service(ENGINE))
+    assert every.of(before).try_take("") == ENGINE
+
+
+async def test_a_service_that_went_while_its_caller_was_reviewed_is_none() -> None:
+    before = service(ENGINE)
+    directory = MemoryDirectory([before])
+    every = Admissions(directory, Limits(), lambda *_: None, lambda _: None)
+    directory.remove(before.key)
+    with pytest.raises(Refusal, match="does not exist"):
+        every.of(before)
+    assert every.loads() == {}
+
+
+async def test_a_request_whose_engine_broke_does_not_wait_for_a_service_that_is_gone() -> None:
+    one = admission(service(ENGINE))
+    taken = one.try_take("")
+    assert taken is not None
+    one.update(None)
+    one.release(taken)
+    with pytest.raises(Refusal, match="does not exist"):
+        await one.take("", 10, 5.0, again=True)
