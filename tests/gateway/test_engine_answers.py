@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 
 from slm_operator.gateway.connection import BUFFER_BYTES
@@ -93,6 +94,21 @@ async def test_an_answer_that_never_ends_is_given_up() -> None:
     async with scripted(OK + b"Content-Length: 8\r\n\r\n{", limits=Limits(silence_seconds=0.1), hang=True) as door:
         status, _, answer = await door.post(chat())
     assert (status, answer["error"]["code"]) == (504, "engine_timeout")
+
+
+@pytest.mark.parametrize("more", [{"silence_seconds": 0.1}, {"total_seconds": 0.1}])
+async def test_an_answer_without_a_length_that_is_given_up_never_looks_complete(more: dict[str, float]) -> None:
+    limits = Limits(resends=0, **more)  # type: ignore[arg-type]
+    async with scripted(OK + b'Connection: close\r\n\r\n{"a": 1}', limits=limits, hang=True) as door:
+        status, _, answer = await door.post(chat())
+    assert (status, answer["error"]["code"]) == (504, "engine_timeout")
+    events = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\n\n"
+    async with scripted(events, limits=limits, hang=True) as door:
+        async with door.session.post(door.url + CHAT, json=chat(stream=True)) as broken:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await broken.read()
+        await until(lambda: bool(door.records))
+    assert door.records[0].verdict == "truncated"
 
 
 async def test_an_answer_over_the_limit_is_not_read_on() -> None:

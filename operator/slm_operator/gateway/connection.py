@@ -123,7 +123,7 @@ class EngineConnection(asyncio.Protocol):
         """See asyncio.Protocol."""
         self._transport = None
         self._keeps_alive = False
-        if self._headed and not self._framed and exc is None:
+        if self._headed and not self._framed and exc is None and self._problem is None:
             self._ended = True  # Neither length nor chunks: it ends with the connection (RFC 9112, 6.3).
         elif self._problem is None and not self._ended:
             self._problem = Broken("the connection was closed")
