@@ -76,32 +76,27 @@ class EngineConnection(asyncio.Protocol):
             if self._ended:
                 return b""
             await self._wait()
-        pieces = self._pieces
-        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._pieces = []
-        if self._size > BUFFER_BYTES and self._transport is not None:
-            self._transport.resume_reading()
-        self._size = 0
-        return piece
+        pieces = self._take()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body; raises Broken when it breaks off, or is larger than the limit."""
-        whole = await self.read()
-        while not self._ended:
-            whole += await self.read()
-            if len(whole) > limit_bytes:
+        pieces, size = [], 0
+        while piece := await self.read():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
                 raise Broken(f"the answer is larger than {limit_bytes} bytes")
-        return whole + b"".join(self._pieces)
+        return b"".join(pieces)
 
     def finish(self) -> bool:
         """The answer was read: whether the connection can take another request. It is closed otherwise."""
         keeps = self._ended and self._problem is None and self._transport is not None and self._keeps_alive
         if not keeps:
             self.abort()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_watching()
         self._busy = False
-        self._pieces = []
+        self._take()  # A client that left has not read all that was there.
         self.idle_since = self._loop.time()
         return keeps
 
@@ -109,6 +104,7 @@ class EngineConnection(asyncio.Protocol):
         """End it at once, so that the engine stops working; who waits gets the problem."""
         if self._problem is None:
             self._problem = problem or Broken("closed")
+        self._stop_watching()
         if self._transport is not None:
             self._transport.abort()
         self._wake()
@@ -176,6 +172,19 @@ class EngineConnection(asyncio.Protocol):
             self._ended = True
         else:
             self.headers = {}
+
+    def _take(self) -> list[bytes]:
+        """What has come and was not read yet; more is taken from the engine again."""
+        pieces, self._pieces = self._pieces, []
+        if self._size > BUFFER_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._size = 0
+        return pieces
+
+    def _stop_watching(self) -> None:
+        """Also where it has ended early: the event loop would keep all of it until the engine may be silent no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _watch(self) -> None:
         due = min(self._last_heard + self._silence_seconds, self._deadline)
