@@ -29,13 +29,17 @@ def chat(model: str = "default/qwen", *, text: str = "hello", **more: Any) -> di
 class Door:
     """What a test has in hand."""
 
-    port: int
+    listener: Listener
     gateway: Gateway
     directory: MemoryDirectory
     service: Service
     session: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
     wanted: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return self.listener.port
 
     @property
     def url(self) -> str:
@@ -76,7 +80,7 @@ async def open_gateway(
     listener = Listener(gateway)
     await listener.listen(HOST, 0)
     async with aiohttp.ClientSession() as session:
-        door = Door(listener.port, gateway, directory, directory.services()[0], session, records, wanted)
+        door = Door(listener, gateway, directory, directory.services()[0], session, records, wanted)
         try:
             yield door
         finally:

@@ -21,6 +21,9 @@ class Limits:
     """After so long without a complete request a connection is closed, however slowly its headers come."""
     connections: int = 20_000
     """Most connections of clients; more are closed as soon as they are accepted."""
+    unread_seconds: float = 60.0
+    """A client that takes nothing of what is there for it for so long is hung up on, since its answer holds an engine's
+    slot; nginx's send_timeout is as long."""
     queue_length: int = 1000
     """Most requests per service that wait, for a slot or for an engine; more get 429."""
     queue_bytes: int = 256 * 2**20

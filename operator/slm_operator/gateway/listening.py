@@ -10,6 +10,7 @@ from aiohttp.web_protocol import RequestHandler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from slm_operator.gateway.app import Gateway
+from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.refusal import Refusal, internal
 from slm_operator.gateway.reply import refused
 
@@ -21,7 +22,54 @@ LINGERING_SECONDS = 2.0
 class _Connection(RequestHandler):
     """One client. What aiohttp itself refuses gets an answer in OpenAI's shape, which says nothing of the inside."""
 
-    __slots__ = ()
+    __slots__ = ("_unread_bytes", "_unread_seconds", "_unread_timer")
+
+    def __init__(self, manager: web.Server, limits: Limits) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None switches it off
+            auto_decompress=False,
+            keepalive_timeout=limits.idle_seconds,
+            lingering_time=LINGERING_SECONDS,
+            max_line_size=limits.header_bytes,
+            max_field_size=limits.header_bytes,
+            max_headers=limits.header_count,
+        )
+        self._unread_seconds = limits.unread_seconds
+        self._unread_bytes = 0
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as is written for it."""
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all."""
+        self._forget_unread()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        self._forget_unread()
+        super().connection_lost(exc)
+
+    def _watch_unread(self) -> None:
+        """While it is paused nothing is added, so what is there gets less when anything is read."""
+        if self.transport is not None:
+            self._unread_bytes = self.transport.get_write_buffer_size()
+            self._unread_timer = self._loop.call_later(self._unread_seconds, self._check_unread)
+
+    def _check_unread(self) -> None:
+        if self.transport is not None and self.transport.get_write_buffer_size() >= self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._watch_unread()
+
+    def _forget_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
 
     def handle_error(
         self,
@@ -44,22 +92,11 @@ class _Server(web.Server):
     """Makes connections, up to a number."""
 
     def __init__(self, gateway: Gateway) -> None:
-        limits = gateway.limits
         super().__init__(gateway, handler_cancellation=True)
-        self._limits = limits
+        self._limits = gateway.limits
 
     def __call__(self) -> RequestHandler:
-        return _Connection(
-            self,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # None switches it off
-            auto_decompress=False,
-            keepalive_timeout=self._limits.idle_seconds,
-            lingering_time=LINGERING_SECONDS,
-            max_line_size=self._limits.header_bytes,
-            max_field_size=self._limits.header_bytes,
-            max_headers=self._limits.header_count,
-        )
+        return _Connection(self, self._limits)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -75,6 +112,11 @@ class Listener:
         self._server = _Server(gateway)
         self._sockets: asyncio.Server | None = None
         self.port = 0
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.connections)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Bind; 0 takes a free port, which ``port`` then tells. Raises OSError when it is taken."""

@@ -46,6 +46,7 @@ class _Piece(web.StreamResponse):
         )
         body = b"" if request.method == "HEAD" else self._whole_body
         request.transport.writelines((head.encode("latin-1", "replace"), body))
+        await request.writer.drain()  # Whoever sends request after request and reads nothing would fill the memory.
 
 
 def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
