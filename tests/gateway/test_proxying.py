@@ -8,7 +8,10 @@ import aiohttp
 import pytest
 
 from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.usage import StreamUsage
+from tests.gateway.test_attacks import exchange
 from tests.support.gateway import CHAT, chat, open_gateway, until
+from tests.support.gateway_attacks import asking
 from tests.support.stub_engine import StubEngine
 
 
@@ -159,6 +162,25 @@ async def test_a_stream_that_breaks_off_is_told_and_never_looks_complete() -> No
     assert received.count(b'"content"') == 2
     assert b"[DONE]" not in received
     assert (door.records[0].verdict, len(engine.seen)) == ("truncated", 1)
+
+
+async def test_a_fault_of_the_gateways_own_within_a_stream_is_an_event_and_no_second_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def feed(counts: StreamUsage, piece: bytes) -> None:
+        if b"t1" in piece:
+            raise ZeroDivisionError
+        counts._tail += piece
+
+    monkeypatch.setattr(StreamUsage, "feed", feed)
+    async with open_gateway(StubEngine(pause_seconds=0.02)) as door:
+        received = await exchange(door.port, asking(stream=True))
+        await until(lambda: bool(door.records))
+    assert received.count(b"HTTP/1.1") == 1
+    event = json.loads(received.split(b"event: error\ndata: ")[1].partition(b"\n")[0])
+    assert event["error"]["code"] == "internal_error"
+    assert not received.endswith(b"0\r\n\r\n"), "nobody takes it for the whole"
+    assert (door.records[0].verdict, door.gateway.admissions.loads()["default/qwen"]) == ("truncated", (0, 0, 1))
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 500, 502])

@@ -1,5 +1,6 @@
 """What every API has in common: who asks, for which service, and the way of a request to an engine and back."""
 
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
 
+LOG = logging.getLogger(__name__)
 Check = Callable[[], None]
 """Called before each request that would be forwarded; raises Refusal while none may be."""
 
@@ -71,15 +73,26 @@ class Desk:
     async def _exchange(self, exchange: Exchange) -> web.StreamResponse:
         try:
             return await self._proxy.forward(exchange)
-        except Refusal as refusal:
+        except ConnectionError:
+            raise  # The client's.
+        except Exception as problem:
             # The exchange has a stream too where the engine streams unasked.
             if exchange.stream is None or not await _has_begun(exchange.stream):
                 raise
+            refusal = _refusal(problem, exchange.record)
             exchange.record.verdict = "truncated" if exchange.stream.passed else refusal.code
             return await exchange.stream.fail(refusal)
         finally:
             if exchange.stream is not None:
                 await exchange.stream.hush()
+
+
+def _refusal(problem: Exception, record: Record) -> Refusal:
+    """A client that has a part of an answer is told of our own faults too, and as all others are."""
+    if isinstance(problem, Refusal):
+        return problem
+    LOG.error("request %s", record.request_id, exc_info=problem)
+    return refusals.internal()
 
 
 async def _has_begun(stream: Stream) -> bool:

@@ -29,7 +29,9 @@ class _Piece(web.StreamResponse):
         self._whole_body = body
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing goes out before the body."""
+        """Nothing goes out before the body, nor within another answer."""
+        if request.writer.output_size:
+            raise ConnectionError("another answer has begun")
         self._req = request
         self._keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
 
