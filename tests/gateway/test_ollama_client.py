@@ -212,6 +212,8 @@ async def test_errors_are_the_clients_own(client: ollama.AsyncClient) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as caught:
         await client.chat("nope", QUESTION)
     assert caught.value.status_code == 404
+    answer = await client._client.post("/api/chat", content=b'{"model": "\\ud83d"}')
+    assert (answer.status_code, answer.json()) == (404, {"error": "model '?' not found"})
     with pytest.raises(ollama.ResponseError, match="the request exceeds the available context size") as caught:
         await client.chat("smol", QUESTION, options={"num_predict": 100_000})
     assert caught.value.status_code == 400

@@ -127,6 +127,13 @@ def test_arguments_that_are_no_object_are_an_error_not_a_guess(arguments: str) -
     assert last == [{"error": f"the model called get_weather with arguments that are no JSON object: {arguments}"}]
 
 
+def test_half_a_surrogate_pair_in_arguments_is_replaced() -> None:
+    first, last = lines(call_piece(0, '{"city": "\\ud83d"}', "get_weather") + delta("tool_calls") + DONE)
+    assert first["message"]["tool_calls"][0]["function"]["arguments"] == {"city": "?"}
+    assert last["done"]
+    assert lines(event({"error": "\\ud83d"}).replace(b"\\\\", b"\\")) == [{"error": "?"}]
+
+
 @pytest.mark.parametrize(
     ("stream", "error"),
     [

@@ -10,7 +10,7 @@ from slm_operator.gateway.directory import Service
 from slm_operator.gateway.ollama import JSON, NDJSON
 from slm_operator.gateway.ollama_answer import Moment, Timing, build_head, build_part, translate_answer
 from slm_operator.gateway.ollama_catalog import Served
-from slm_operator.gateway.ollama_errors import OllamaError, model_not_found, translate_error
+from slm_operator.gateway.ollama_errors import OllamaError, model_not_found, translate_error, write_json
 from slm_operator.gateway.ollama_request import Call
 from slm_operator.gateway.ollama_stream import StreamTranslator
 from slm_operator.gateway.record import Record
@@ -65,7 +65,7 @@ class Ollama(OllamaErrors):
             answer = translate_answer(self._call, body, self._timing, now())
         except OllamaError as problem:
             raise engine_failed() from problem
-        return json.dumps(answer, ensure_ascii=False).encode()
+        return write_json(answer)
 
     def piece(self, piece: bytes) -> bytes:
         """See ``Dialect``."""

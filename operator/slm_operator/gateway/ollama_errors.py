@@ -1,6 +1,7 @@
 """Errors in Ollama's shape."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from slm_operator.errors import SlmError
@@ -18,7 +19,15 @@ class OllamaError(SlmError):
     @property
     def body(self) -> bytes:
         """The JSON document."""
-        return json.dumps({FIELD: str(self)}, ensure_ascii=False).encode()
+        return write_json({FIELD: str(self)})
+
+
+def write_json(document: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8, with question marks for halves of surrogate pairs: JSON's escapes can write them, UTF-8 cannot.
+
+    Models do so in the arguments of tools, and clients in a model's name.
+    """
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def model_not_found(model: str) -> OllamaError:

@@ -19,7 +19,7 @@ from slm_operator.gateway.ollama_answer import (
     find_done_reason,
     find_thinking,
 )
-from slm_operator.gateway.ollama_errors import OllamaError
+from slm_operator.gateway.ollama_errors import OllamaError, write_json
 from slm_operator.gateway.ollama_request import Call
 
 LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
@@ -163,7 +163,7 @@ class StreamTranslator:
 
     def _fail(self, message: str) -> bytes:
         self.ended = True
-        return json.dumps({"error": message}, ensure_ascii=False).encode() + b"\n"
+        return write_json({"error": message}) + b"\n"
 
     def _write(self, part: dict[str, Any], now: Moment) -> bytes:
-        return json.dumps({**build_head(self.call, now), **part}, ensure_ascii=False).encode() + b"\n"
+        return write_json({**build_head(self.call, now), **part}) + b"\n"
