@@ -126,6 +126,19 @@ async def test_a_chat_that_streams(client: ollama.AsyncClient) -> None:
     assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", 9)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_was_left_out_is_named_in_a_header(client: ollama.AsyncClient, stream: bool) -> None:  # noqa: FBT001
+    options = {"tempature": 1, "a\r\nX-Evil: ä": 1}
+    asked = {"model": "smol", "messages": QUESTION, "stream": stream, "options": options}
+    answer = await client._client.post("/api/chat", json=asked)
+    assert answer.headers["X-Slm-Left-Out"] == (
+        "options.tempature is not known and was ignored; options.a??X-Evil: ? is not known and was ignored"
+    )
+    assert "X-Evil" not in answer.headers
+    many = await client._client.post("/api/chat", json={**asked, "options": {"x" * 100_000: 1}})
+    assert (many.status_code, len(many.headers["X-Slm-Left-Out"])) == (200, 2048)
+
+
 async def test_a_chat_without_thinking(client: ollama.AsyncClient, engine: Engine) -> None:
     told = await client.chat("smol", QUESTION, think=False)
     assert (told.message.thinking, told.message.content) == (None, "The sky is blue 🌈.")

@@ -17,6 +17,7 @@ TO_CLIENT = (
     ("cache-control", "Cache-Control"),
     ("retry-after", "Retry-After"),
     ("x-accel-buffering", "X-Accel-Buffering"),
+    ("x-slm-left-out", "X-Slm-Left-Out"),
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What may stand in a header and a log line as it is."""

@@ -1,6 +1,7 @@
 """Ollama's API as one of the gateway's dialects."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ from slm_operator.gateway.refusal import Refusal, engine_failed
 
 NOTES = "x-slm-left-out"
 """Header that names what of a request has no counterpart in OpenAI's API."""
+UNFIT = re.compile(r"[^ -~]")
+"""What may not stand in a header: names of options are the client's text."""
+LONGEST_NOTES = 2048
 
 
 class OllamaErrors(Dialect):
@@ -41,7 +45,7 @@ class Ollama(OllamaErrors):
         self._call = call
         self._timing = Timing(time.monotonic_ns())
         self._translator = StreamTranslator(call, self._timing)
-        self._notes = {NOTES: "; ".join(call.notes)} if call.notes else {}
+        self._notes = {NOTES: UNFIT.sub("?", "; ".join(call.notes))[:LONGEST_NOTES]} if call.notes else {}
         self.stream_headers = self.headers({})
 
     @property
