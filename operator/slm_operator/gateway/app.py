@@ -1,6 +1,7 @@
 """One gateway process: what it listens on, and what each path leads to."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,8 @@ FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embedding
 MODELS = "/v1/models"
 UNKNOWN, OLLAMA = "unknown", "/api"
 """What paths are called that are none of ours."""
+TELLING_SECONDS = 2.0
+"""Longest wait for requests that were cut off to be told of: they need a few passes of the event loop."""
 VERSIONS = (HttpVersion11, HttpVersion10)
 
 Answer = Callable[[web.BaseRequest, Record], Awaitable[web.StreamResponse]]
@@ -63,6 +66,8 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._ending = False
+        self._untold = 0
+        self._told = asyncio.Event()
 
     def observe_with(self, *observers: Observer) -> None:
         """Tell these of each request, when it has ended."""
@@ -73,7 +78,12 @@ class Gateway:
         self._ending = True
 
     async def close(self) -> None:
-        """End connections to engines."""
+        """End connections to engines, once all requests that came have been told of: the audit is closed after this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELLING_SECONDS):
+                while self._untold:
+                    self._told.clear()
+                    await self._told.wait()
         self.admissions.close()
         self._engines.close()
 
@@ -82,11 +92,12 @@ class Gateway:
         # As it came: no decoding, no dots taken out, so that no spelling of a path leads to another.
         path, _, _ = request.raw_path.partition("?")
         if request.method == "GET" and path in {"/healthz", "/readyz"}:
-            return self._health(ready=path == "/readyz")
+            return self._closing(self._health(ready=path == "/readyz"))
         answer, route = self._answer_to(request, path)
         record = Record(self._ids.of(request.headers), route, self._now())
+        self._untold += 1
         try:
-            response = await self._guarded(answer, request, record)
+            response = self._closing(await self._guarded(answer, request, record))
             record.status = response.status
         except (asyncio.CancelledError, ConnectionError):
             record.verdict = "cancelled"
@@ -98,9 +109,17 @@ class Gateway:
             # After the answer has gone out, which happens before the event loop goes on.
             self._loop.call_soon(self._tell, record)
 
+    def _closing(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Say that an answer is its connection's last, so that the client sends its next request elsewhere."""
+        if self._ending:
+            response.force_close()
+        return response
+
     def _tell(self, record: Record) -> None:
         for observe in self._observers:
             observe(record)
+        self._untold -= 1
+        self._told.set()
 
     async def _guarded(self, answer: Answer, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         try:

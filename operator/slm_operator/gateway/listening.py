@@ -1,6 +1,7 @@
 """Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,6 +18,9 @@ from slm_operator.gateway.reply import refused
 BACKLOG = 4096
 LINGERING_SECONDS = 2.0
 """How long the rest of a refused body is read, so that the client sees the answer and not a reset connection."""
+
+CUTTING_SECONDS = 0.1
+"""How long aiohttp waits twice, for what is to be cut off after the time for draining: nothing is expected of it."""
 
 
 class _Connection(RequestHandler):
@@ -54,6 +58,14 @@ class _Connection(RequestHandler):
         """See asyncio.Protocol."""
         self._forget_unread()
         super().connection_lost(exc)
+
+    def end(self) -> None:
+        """Take no further request. Aiohttp's own ``close`` would also drop the rest of a body that is on its way."""
+        request = self._current_request
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+        elif request is None or request.content.is_eof():
+            self.close()
 
     def _watch_unread(self) -> None:
         """While it is paused nothing is added, so what is there gets less when anything is read."""
@@ -94,6 +106,7 @@ class _Server(web.Server):
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(gateway, handler_cancellation=True)
         self._limits = gateway.limits
+        self._left = asyncio.Event()
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, self._limits)
@@ -102,6 +115,21 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         if len(self.connections) > self._limits.connections:
             transport.abort()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._left.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Close each connection with the answer under way on it, and those after so long that have not come to it."""
+        for connection in self.connections:
+            connection.end()  # type: ignore[attr-defined]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.connections:
+                    self._left.clear()
+                    await self._left.wait()
+        await self.shutdown(CUTTING_SECONDS)
 
 
 class Listener:
@@ -133,8 +161,7 @@ class Listener:
     async def close(self, seconds: float) -> None:
         """Accept nobody, close what is idle, and give answers under way so long to end."""
         self.stop_listening()
-        self._server.pre_shutdown()
-        await self._server.shutdown(seconds)
+        await self._server.drain(seconds)
         await self._gateway.close()
 
 
