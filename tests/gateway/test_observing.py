@@ -1,15 +1,18 @@
 """What operators see of requests: metrics and audit, from real ones."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from slm_operator.gateway.audit import verify
 from slm_operator.gateway.audit_file import AuditFile
 from slm_operator.gateway.listening import listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
+from slm_operator.gateway.record import Record
 from tests.support.gateway import CHAT, Door, chat, open_gateway, until
 from tests.support.stub_engine import StubEngine
 
@@ -98,3 +101,20 @@ async def test_every_request_leaves_a_line_with_the_weights_that_answered_and_wi
     assert lines[0]["digest"] == "sha256:" + "a" * 64
     assert (lines[0]["caller"], lines[0]["status"], lines[0]["completionTokens"]) == ("anonymous", 200, 3)
     assert b"secret" not in text
+
+
+@pytest.fixture
+def full_disk() -> Iterator[int]:
+    with Path("/dev/full").open("wb") as full:
+        yield full.fileno()
+
+
+async def test_nothing_but_health_is_answered_while_the_audit_cannot_be_written(tmp_path: Path, full_disk: int) -> None:
+    audit = AuditFile(tmp_path / "audit.jsonl", lambda: 0.0)
+    audit._descriptor = full_disk
+    audit.observe(Record("id", "unknown", 1.0))
+    async with open_gateway(StubEngine(), check=audit.check) as door:
+        for path, status in (("/v1/models", 503), ("/v1/models/qwen", 503), ("/api/tags", 503), ("/healthz", 200)):
+            async with door.session.get(door.url + path) as answer:
+                assert answer.status == status
+        assert (await door.post(chat()))[0] == 503

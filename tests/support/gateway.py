@@ -11,6 +11,7 @@ import aiohttp
 
 from slm_operator.gateway.access import Access, OpenAccess
 from slm_operator.gateway.app import Gateway
+from slm_operator.gateway.desk import Check
 from slm_operator.gateway.directory import MemoryDirectory, Service
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.listening import Listener
@@ -67,7 +68,11 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 @asynccontextmanager
 async def open_gateway(
-    *engines: StubEngine, limits: Limits = LIMITS, access: Access | None = None, **service: Any
+    *engines: StubEngine,
+    limits: Limits = LIMITS,
+    access: Access | None = None,
+    check: Check = lambda: None,
+    **service: Any,
 ) -> AsyncIterator[Door]:
     """A gateway with one service, default/qwen unless it is given a name, and these engines started behind it."""
     endpoints = tuple([await engine.start() for engine in engines])
@@ -75,7 +80,7 @@ async def open_gateway(
     directory = MemoryDirectory([Service("default", **given)])
     records: list[Record] = []
     wanted: list[tuple[str, int, int]] = []
-    gateway = Gateway(directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told))
+    gateway = Gateway(directory, access or OpenAccess(), limits, demand=lambda *told: wanted.append(told), check=check)
     gateway.observe_with(records.append)
     listener = Listener(gateway)
     await listener.listen(HOST, 0)

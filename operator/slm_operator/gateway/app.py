@@ -168,6 +168,7 @@ class Gateway:
         return await self._desk.carry(request, record, caller, ask, record.route, _dialect_of(record))
 
     async def _models(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+        self._desk.check()
         caller = await self._desk.identify(request, record)
         # Clients escape the slash in a model's name. It only leads to a name, never to a path.
         wanted = unquote(request.raw_path.partition("?")[0].removeprefix(MODELS).removeprefix("/"))

@@ -27,6 +27,7 @@ class AuditFile:
         """Go on where the file ends; raises OSError, and AuditDamaged when its chain is broken."""
         self._wall_clock = wall_clock
         self._unwritten = b""
+        self._left_out = 0
         self._chain = _chain_of(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
 
@@ -36,7 +37,14 @@ class AuditFile:
         return self._chain.previous
 
     def observe(self, record: Record) -> None:
-        """One request has ended. The line is with the operating system when this returns, unless it says otherwise."""
+        """One request has ended. The line is with the operating system when this returns, unless it says otherwise.
+
+        Lines that cannot be written wait for it: of answers, which were under way then. Those that are refused in the
+        meantime are only counted, since clients may try again for as long as a disk is full.
+        """
+        if self._unwritten and not record.attempts:
+            self._left_out += 1
+            return
         self._unwritten += self._chain.append(record, self._wall_clock())
         self._write()
 
@@ -59,6 +67,9 @@ class AuditFile:
             LOG.error("the audit could not be written: %s", problem)  # noqa: TRY400 (the reason is all there is)
             return
         self._unwritten = self._unwritten[written:]
+        if self._left_out and not self._unwritten:
+            LOG.warning("the audit could be written again; %d requests were refused meanwhile", self._left_out)
+            self._left_out = 0
 
 
 class AuditOutput(AuditFile):
@@ -67,6 +78,7 @@ class AuditOutput(AuditFile):
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
         self._unwritten = b""
+        self._left_out = 0
         self._chain = Chain(FIRST)
         self._descriptor = STANDARD_OUTPUT
 

@@ -19,7 +19,7 @@ from slm_operator.gateway.reply import Stream
 
 LOG = logging.getLogger(__name__)
 Check = Callable[[], None]
-"""Called before each request that would be forwarded; raises Refusal while none may be."""
+"""Called before each request that would be answered; raises Refusal while none may be."""
 
 
 class Desk:
@@ -33,7 +33,7 @@ class Desk:
         self._check = check
 
     def check(self) -> None:
-        """Raise Refusal while no request may be forwarded."""
+        """Raise Refusal while no request may be answered."""
         self._check()
 
     async def identify(self, request: web.BaseRequest, record: Record) -> Caller:

@@ -57,6 +57,7 @@ class OllamaFront:
         served: list[Served] = []
         body = b""
         if path not in PUBLIC:
+            self._desk.check()
             caller = await self._desk.identify(request, record)
             body = await self._desk.read(request) if method == "POST" else b""
             served = await self._served(path, body, caller, record)

@@ -1,6 +1,7 @@
 """The audit's chain: what a line holds, and that nothing can be done to it unseen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,25 @@ def test_nothing_is_answered_while_the_audit_cannot_be_written_and_no_line_is_lo
     audit.observe(record(2))
     audit.close()
     assert verify(path.read_bytes().splitlines(keepends=True)).lines == 2
+
+
+def test_refused_requests_fill_no_memory_while_the_audit_cannot_be_written_and_answers_keep_their_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = AuditFile(path, lambda: 0.0)
+    descriptor = audit._descriptor
+    with Path("/dev/full").open("wb") as full:
+        audit._descriptor = full.fileno()
+        for number in range(5):
+            audit.observe(replace(record(number), attempts=1))
+        most = len(audit._unwritten)
+        for number in range(1000):
+            audit.observe(replace(record(number), attempts=0, verdict="audit_unavailable"))
+        assert len(audit._unwritten) == most
+        audit._descriptor = descriptor
+    audit.check()
+    audit.observe(replace(record(1), attempts=0))
+    audit.close()
+    assert verify(path.read_bytes().splitlines(keepends=True)).lines == 6
+    assert "1000 requests were refused meanwhile" in caplog.text
