@@ -118,3 +118,12 @@ async def test_nothing_but_health_is_answered_while_the_audit_cannot_be_written(
             async with door.session.get(door.url + path) as answer:
                 assert answer.status == status
         assert (await door.post(chat()))[0] == 503
+
+
+async def test_an_observer_that_fails_keeps_none_from_being_told() -> None:
+    usage = b'{"usage": {"prompt_tokens": 1' + b"0" * 400 + b', "completion_tokens": 1}}'
+    async with open_gateway(StubEngine(answer=usage)) as door:
+        metrics = GatewayMetrics(door.gateway.admissions.loads)
+        door.gateway.observe_with(metrics.observe, door.records.append)
+        assert (await door.post(chat()))[0] == 200
+        await until(lambda: bool(door.records))

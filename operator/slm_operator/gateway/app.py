@@ -117,7 +117,10 @@ class Gateway:
 
     def _tell(self, record: Record) -> None:
         for observe in self._observers:
-            observe(record)
+            try:
+                observe(record)
+            except Exception:  # Of the metrics, say: the audit is told all the same.
+                LOG.exception("request %s was not observed", record.request_id)
         self._untold -= 1
         self._told.set()
 
