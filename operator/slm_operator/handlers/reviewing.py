@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -72,19 +73,25 @@ class Reviewer:
         known = self._known.get(key)
         if known is None or known.until <= self._clock():
             known = self._known[key] = _Answer(asyncio.ensure_future(ask()))
+            # Not when somebody has waited for it: whoever asked may have left.
+            known.future.add_done_callback(partial(self._date, key, known))
             self._known.move_to_end(key)
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         try:
-            found = await asyncio.shield(known.future)
+            return await asyncio.shield(known.future)
         except SlmError as error:
-            self._known.pop(key, None)
             log.warning("the API server was asked who calls, in vain", extra={"error": str(error)})
             message = "The gateway cannot ask the cluster who you are: try again in a moment."
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "review_unavailable", message, 5) from error
-        if math.isinf(known.until):
-            known.until = self._clock() + (REMEMBERED_SECONDS if found else REFUSED_SECONDS)
-        return found
+
+    def _date(self, key: Hashable, known: _Answer, future: asyncio.Future[Any]) -> None:
+        """The answer has come: it is believed from now on, unless it was none."""
+        if future.cancelled() or future.exception() is not None:
+            if self._known.get(key) is known:
+                del self._known[key]
+        else:
+            known.until = self._clock() + (REMEMBERED_SECONDS if future.result() else REFUSED_SECONDS)
 
 
 def _namespace_of(user: str) -> str:

@@ -123,3 +123,22 @@ async def test_whoever_asks_with_ever_new_tokens_fills_no_memory(scene: Scene, m
 
 async def test_somebody_who_was_never_identified_may_nothing(scene: Scene) -> None:
     assert not await scene.reviewer.may_use(Caller("jane", "default"), CHAT)
+
+
+async def test_an_answer_is_as_old_as_it_is_also_when_whoever_asked_has_left(scene: Scene) -> None:
+    leaving = asyncio.create_task(scene.reviewer.identify("good"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.sleep(0.01)
+    assert scene.asked(TOKEN_REVIEWS) == 1
+    scene.client.users.clear()
+    scene.now = reviewing.REMEMBERED_SECONDS
+    assert await scene.reviewer.identify("good") is None, "the token was revoked a minute ago"
+
+
+async def test_what_went_wrong_in_any_way_is_asked_anew(scene: Scene) -> None:
+    scene.client.audiences = None  # type: ignore[assignment]  # No API server says this.
+    with pytest.raises(TypeError):
+        await scene.reviewer.identify("good")
+    scene.client.audiences = ["slm.dev"]
+    assert await scene.reviewer.identify("good")
