@@ -10,7 +10,10 @@ import pytest
 from slm_operator.gateway.access import Caller, KeyAccess
 from slm_operator.gateway.directory import Service
 from slm_operator.gateway.keys import ApiKey, format_key, hash_key
+from slm_operator.gateway.refusal import Refusal
+from tests.gateway.test_attacks import exchange
 from tests.support.gateway import CHAT, Door, chat, open_gateway, until
+from tests.support.gateway_attacks import sized
 from tests.support.stub_engine import StubEngine
 
 KEY = format_key(b"k" * 32)
@@ -22,6 +25,7 @@ class Reviewer:
     """Knows one token, whose owner may use what RBAC would name."""
 
     async def identify(self, token: str) -> Caller | None:
+        token.encode()  # As whoever sends or hashes it does.
         return Caller("system:serviceaccount:default:app", "default") if token == "jwt.of.app" else None
 
     async def may_use(self, caller: Caller, service: Service) -> bool:
@@ -77,6 +81,13 @@ async def test_without_a_key_that_counts_nothing_is_answered(headers: dict[str, 
     assert engine.seen == []
 
 
+async def test_bytes_that_are_no_text_are_no_token_and_no_fault() -> None:
+    async with open_gateway(StubEngine(), access=access()) as door:
+        for name in ("Authorization: Bearer ", "X-Api-Key: "):
+            request = sized(b"{}", f"{name}j\udcffwt", key=None)
+            assert (await exchange(door.port, request)).startswith(b"HTTP/1.1 401 ")
+
+
 async def test_a_key_works_until_its_very_second_and_no_longer_when_its_secret_is_gone() -> None:
     made = access(replace(GOOD, expires=NOW))
     async with open_gateway(StubEngine(), access=made) as door:
@@ -110,6 +121,20 @@ async def test_service_accounts_are_reviewed() -> None:
         assert (await ask(door, "jwt.of.app"))[0] == 200
         door.directory.replace([door.service, Service("default", "llama")])
         assert (await ask(door, "jwt.of.app", model="llama"))[0] == 404
+
+
+async def test_a_model_is_not_called_missing_while_nobody_can_say_whether_it_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def may_use(_reviewer: Reviewer, _caller: Caller, _service: Service) -> bool:
+        raise Refusal(503, "review_unavailable", "try again", 5)
+
+    monkeypatch.setattr(Reviewer, "may_use", may_use)
+    async with open_gateway(StubEngine(), access=access()) as door:
+        headers = {"Authorization": "Bearer jwt.of.app"}
+        for path in ("/api/show", "/api/pull", "/api/chat", CHAT):
+            status, told, _ = await door.post(chat("qwen"), path, headers=headers)
+            assert (status, told["Retry-After"]) == (503, "5"), path
 
 
 async def test_limits_hold_and_say_when_to_try_again() -> None:

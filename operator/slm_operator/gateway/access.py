@@ -143,4 +143,5 @@ def _token(headers: Mapping[str, str]) -> str:
         token = given[len(BEARER) :].strip()
     else:
         token = ""
-    return token if len(token) <= LONGEST_TOKEN else ""
+    # Other letters stand in no token, and cannot be sent to whoever reviews it.
+    return token if len(token) <= LONGEST_TOKEN and token.isascii() else ""

@@ -73,7 +73,9 @@ class OllamaFront:
             return [describe_served(await self._desk.find(served_name(name), caller), served_name(name))]
         except OllamaError as problem:
             raise _refusal(problem) from problem
-        except Refusal:
+        except Refusal as problem:
+            if problem.status != HTTPStatus.NOT_FOUND:
+                raise
             return []  # The sentence about it depends on the path.
 
 
