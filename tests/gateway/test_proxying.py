@@ -140,6 +140,15 @@ async def test_an_engine_that_dies_before_its_answer_is_replaced_by_another() ->
     assert len(good.seen) == 4
 
 
+async def test_a_request_that_is_tried_on_several_engines_came_once() -> None:
+    engines = [StubEngine(f"e{number}", loading=number < 2) for number in range(3)]
+    async with open_gateway(*engines) as door:
+        assert (await door.post(chat(text="")))[2]["by"] == "e2"
+        assert door.gateway.admissions.loads()["default/qwen"] == (0, 0, 1)
+        await until(lambda: bool(door.records))
+        assert door.records[0].attempts == 3
+
+
 async def test_a_request_that_engines_die_of_is_not_tried_on_all_of_them() -> None:
     engines = [StubEngine(f"e{number}", crash_before=0) for number in range(6)]
     async with open_gateway(*engines) as door:

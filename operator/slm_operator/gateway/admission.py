@@ -73,10 +73,10 @@ class Admission:
             self._warm_all()
         self._let_in()
 
-    def try_take(self, prefix: str) -> Endpoint | None:
+    def try_take(self, prefix: str, *, again: bool = False) -> Endpoint | None:
         """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``."""
         endpoint = None if self._waiting else self._pick(prefix)
-        self.begun += endpoint is not None
+        self.begun += endpoint is not None and not again
         return endpoint
 
     async def take(self, prefix: str, size_bytes: int, seconds: float, *, again: bool = False) -> Endpoint:

@@ -70,7 +70,7 @@ class Proxy:
     async def _admit(self, exchange: Exchange, admission: Admission, deadline: float) -> Endpoint:
         record = exchange.record
         again = record.attempts > 0
-        endpoint = admission.try_take(exchange.ask.prefix)
+        endpoint = admission.try_take(exchange.ask.prefix, again=again)
         now = asyncio.get_running_loop().time()
         if endpoint is None:
             ask = exchange.ask

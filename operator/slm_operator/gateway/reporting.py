@@ -35,8 +35,11 @@ class Reporter:
             for key in told.keys() - loads.keys():
                 report[key] = (0, 0, 0)  # The service is gone.
                 del told[key]
+            for key in begun.keys() - loads.keys():
+                del begun[key]
             for key, (in_flight, waiting, total) in loads.items():
-                new = total - begun.get(key, 0)
+                before = begun.get(key, 0)
+                new = total - before if total >= before else total  # A service of that name was made anew.
                 begun[key] = total
                 if new or told.get(key, (0, 0)) != (in_flight, waiting):
                     report[key] = (in_flight, waiting, new)
