@@ -10,11 +10,13 @@ FIELD = re.compile(rb'"usage"\s*:\s*(\{)')
 DECODER = json.JSONDecoder()
 DONE = b"data: [DONE]"
 TAIL_BYTES = 4096
-"""Counts come with the last events of a stream."""
+"""Counts come with the last events of a stream, and take less."""
 BYTES_PER_TOKEN = 4
 """Of English text, about; used only where an engine counts nothing."""
 NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
 """Chat, completions and embeddings; responses and Anthropic's messages."""
+CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
+"""Tokens of a prompt that Anthropic's API does not count among the others (docs.anthropic.com, prompt caching)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ def usage_in(body: bytes) -> Usage | None:
     start = body.rfind(b'"usage"')
     while start >= 0:
         if found := FIELD.match(body, start):
-            return _read(body[found.start(1) :])
+            return _read(body[found.start(1) : found.start(1) + TAIL_BYTES])
         start = body.rfind(b'"usage"', 0, start)
     return None
 
@@ -44,7 +46,8 @@ def _read(text: bytes) -> Usage | None:
     for names in NAMES:
         prompt, completion = (counts.get(name) for name in names)
         if isinstance(prompt, int) or isinstance(completion, int):
-            return Usage(_number(prompt), _number(completion))
+            cached = sum(_number(counts.get(name)) for name in CACHED)
+            return Usage(_number(prompt) + cached, _number(completion))
     return None
 
 
@@ -56,15 +59,23 @@ class StreamUsage:
     """Counts while a stream passes."""
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._head = self._tail = b""
         self._events = 0
 
     def feed(self, piece: bytes) -> None:
         """A piece as it came; it may end anywhere."""
         self._events += piece.count(b"data: ")
+        if len(self._head) < TAIL_BYTES:
+            self._head += piece[: TAIL_BYTES - len(self._head)]
         self._tail = piece[-TAIL_BYTES:] if len(piece) >= TAIL_BYTES else (self._tail + piece)[-TAIL_BYTES:]
 
     def result(self, body_bytes: int) -> Usage:
         """The engine's counts, or an estimate; ``body_bytes`` is the request's size."""
         events = self._events - self._tail.count(DONE)
-        return usage_in(self._tail) or Usage(body_bytes // BYTES_PER_TOKEN, events, estimated=True)
+        found = FIELD.search(self._head)
+        first, last = _read(self._head[found.start(1) :]) if found else None, usage_in(self._tail)
+        # Anthropic's streams begin with the prompt's count and end with the answer's, unless they are cut before.
+        prompt = last.prompt if last and last.prompt else first.prompt if first else 0
+        if last and last.completion:
+            return Usage(prompt, last.completion)
+        return Usage(prompt or body_bytes // BYTES_PER_TOKEN, events, estimated=True)

@@ -13,6 +13,8 @@ from slm_operator.gateway.usage import StreamUsage, Usage, usage_in
         ({"usage": {"prompt_tokens": 3, "completion_tokens": 4, "details": {"x": {}}}, "z": 1}, Usage(3, 4)),
         ({"usage": {"prompt_tokens": 3, "total_tokens": 3}}, Usage(3, 0)),
         ({"usage": {"input_tokens": 5, "output_tokens": 6}}, Usage(5, 6)),
+        ({"usage": {"input_tokens": 5, "cache_read_input_tokens": 90, "output_tokens": 6}}, Usage(95, 6)),
+        ({"usage": {"prompt_tokens": 2, "total_tokens": 2}, "data": [0.5] * 5000}, Usage(2, 0)),
         (
             {"content": '"usage": {"prompt_tokens": 9}', "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
             Usage(1, 2),
@@ -41,3 +43,14 @@ def test_a_stream_without_counts_is_estimated_and_says_so() -> None:
     counts = StreamUsage()
     counts.feed(b"data: 1\n\ndata: 2\n\n")
     assert counts.result(100) == Usage(25, 2, estimated=True)
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_a_stream_of_anthropics_has_its_counts_at_both_ends_and_may_be_cut_in_between(count: int) -> None:
+    counts = StreamUsage()
+    start = {"message": {"usage": {"cache_read_input_tokens": 400, "input_tokens": 100, "output_tokens": 0}}}
+    for document in (start, *({"delta": {"text": "word"}} for _ in range(count))):
+        counts.feed(b"event: x\ndata: " + json.dumps(document).encode() + b"\n\n")
+    assert counts.result(10) == Usage(500, count + 1, estimated=True)
+    counts.feed(b'event: message_delta\ndata: {"usage": {"output_tokens": 7}}\n\n')
+    assert counts.result(10) == Usage(500, 7)
