@@ -149,6 +149,18 @@ async def test_a_request_that_is_tried_on_several_engines_came_once() -> None:
         assert door.records[0].attempts == 3
 
 
+async def test_an_engine_that_ends_has_nobody_connected_after_its_last_answer() -> None:
+    engine = StubEngine(pause_seconds=0.05)
+    async with open_gateway(engine) as door:
+        await door.post(chat())
+        assert engine.connections == 1, "the connection is kept for the next request"
+        last = asyncio.create_task(door.post(chat()))
+        await until(lambda: engine.working == 1)
+        door.put()
+        assert (await last)[0] == 200
+        await until(lambda: not engine.connections, 1.0)
+
+
 async def test_a_request_that_engines_die_of_is_not_tried_on_all_of_them() -> None:
     engines = [StubEngine(f"e{number}", crash_before=0) for number in range(6)]
     async with open_gateway(*engines) as door:

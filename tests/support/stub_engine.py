@@ -65,6 +65,10 @@ class StubEngine:
     def endpoint(self) -> Endpoint:
         return Endpoint(self.name, self.host, self.port)
 
+    @property
+    def connections(self) -> int:
+        return 0 if self._runner is None or self._runner.server is None else len(self._runner.server.connections)
+
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()

@@ -117,6 +117,10 @@ class Admission:
         if self._waiting:
             self._let_in()
 
+    def has(self, endpoint: Endpoint) -> bool:
+        """Whether the engine takes requests now."""
+        return self.service is not None and endpoint in self.service.endpoints
+
     def cool(self, endpoint: Endpoint) -> None:
         """An engine could not take a request: give it none for a moment."""
         if endpoint.id not in self._cooling:

@@ -62,10 +62,17 @@ class Engines:
         connection.abort()
         raise NotTaken(received=False)
 
-    def done(self, endpoint: Endpoint, connection: EngineConnection) -> None:
-        """The answer is of no more use: where it was not read to its end, the engine stops at once."""
-        if connection.finish():
+    def done(self, endpoint: Endpoint, connection: EngineConnection, *, keep: bool) -> None:
+        """The answer is of no more use: where it was not read to its end, the engine stops at once.
+
+        ``keep``: the engine takes further requests.
+        """
+        if not connection.finish():
+            return
+        if keep:
             self._idle[endpoint].append(connection)
+        else:
+            connection.abort()
 
     def forget(self, endpoint: Endpoint) -> None:
         """The engine is about to end, for which it waits until nobody is connected."""

@@ -56,7 +56,7 @@ class Proxy:
             admission = self._admissions.of(exchange.service)  # Anew: a service can be replaced by one of its name.
             endpoint = await self._admit(exchange, admission, deadline)
             try:
-                return await self._try(exchange, endpoint)
+                return await self._try(exchange, admission, endpoint)
             except NotTaken as problem:
                 received += problem.received
                 if received > self._limits.resends:
@@ -82,7 +82,7 @@ class Proxy:
         record.digest = endpoint.digest or exchange.service.digest
         return endpoint
 
-    async def _try(self, exchange: Exchange, endpoint: Endpoint) -> web.StreamResponse:
+    async def _try(self, exchange: Exchange, admission: Admission, endpoint: Endpoint) -> web.StreamResponse:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
         # The service may have changed while the request waited.
         body = exchange.ask.body_for(exchange.service.served_name)
@@ -92,7 +92,7 @@ class Proxy:
                 return await self._stream(exchange, answer)
             return await self._whole(exchange, answer)
         finally:
-            self._engines.done(endpoint, answer)
+            self._engines.done(endpoint, answer, keep=admission.has(endpoint))
 
     async def _whole(self, exchange: Exchange, answer: EngineConnection) -> web.StreamResponse:
         try:
