@@ -6,6 +6,7 @@ llhttp, through httptools.
 """
 
 import asyncio
+import socket
 
 import httptools
 
@@ -13,8 +14,21 @@ BUFFER_BYTES = 256 * 2**10
 """So much of an answer is kept for a client that does not read; then the engine is not read either."""
 INFORMATIONAL = 200
 """Statuses below are followed by another."""
-
-
+LIVENESS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", 10),  # s of silence before the first question,
+            ("TCP_KEEPINTVL", 5),  # s between two,
+            ("TCP_KEEPCNT", 4),  # questions without an answer, where the next is not known,
+            ("TCP_USER_TIMEOUT", 60_000),  # ms without an acknowledgement of what was sent, and of questions.
+        )
+        if hasattr(socket, name)  # macOS has not all of them.
+    ),
+)
+"""An engine's node that lost its power or its network says nothing: it is given up after a minute. An engine that
+only thinks for long is another matter, since its kernel answers (tcp(7))."""
 HEAD_BYTES = 64 * 2**10
 """Longest head of an answer."""
 
@@ -114,6 +128,9 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = transport  # type: ignore[assignment]
+        found = transport.get_extra_info("socket")
+        for level, name, value in LIVENESS if found is not None else ():
+            found.setsockopt(level, name, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import socket
+import sys
 import weakref
 from collections.abc import Iterable
 
@@ -83,3 +85,16 @@ async def test_an_answer_over_the_limit_is_broken_wherever_its_pieces_end() -> N
     connection.data_received(OK % 5 + b"12345")
     with pytest.raises(Broken, match="larger than 4 bytes"):
         await connection.read_all(4)
+
+
+async def test_a_node_that_lost_its_power_is_noticed_long_before_an_engine_may_think_no_more() -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport, _ = await asyncio.get_running_loop().create_connection(EngineConnection, "127.0.0.1", port)
+    found = transport.get_extra_info("socket")
+    assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if sys.platform == "linux":
+        assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    transport.abort()
+    server.close()
