@@ -20,6 +20,7 @@ RESERVED_ARGUMENTS = frozenset({"chat_template", "tokenize", "messages", "conver
 CONVERSATIONS = ("messages", "input")
 MEDIA = frozenset({"image_url", "video_url", "audio_url", "file_url", "input_audio", "source", "url"})
 """Parts of messages that OpenAI, Anthropic, vLLM and llama.cpp fetch or read."""
+NESTED = ("content", "output")
 INLINE = "data:"
 NAMES_A_PLACE = frozenset({"url", "image_url", "video_url", "audio_url", "file_url"})
 
@@ -34,9 +35,7 @@ def check_content(document: Mapping[str, Any]) -> None:
     for name in CONVERSATIONS:
         messages = document.get(name)
         if isinstance(messages, list):
-            for message in messages:
-                if isinstance(message, dict):
-                    _check_parts(message.get("content"))
+            _check_parts(messages)
 
 
 def _check_arguments(arguments: Any) -> None:
@@ -48,10 +47,11 @@ def _check_arguments(arguments: Any) -> None:
 
 
 def _check_parts(content: Any) -> None:
-    """Content of a message, or of a tool's result within it."""
+    """Messages, or items of a response's input, with what stands within them: content, and what tools gave."""
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, dict):
-            _check_parts(part.get("content"))
+            for name in NESTED:
+                _check_parts(part.get(name))
             for name in MEDIA & part.keys():
                 _check_places(_places(name, part[name]))
 

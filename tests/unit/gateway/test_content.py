@@ -44,6 +44,18 @@ def test_media_that_would_be_fetched_are_refused(part: Any, place: Any) -> None:
             check_content(document)
 
 
+@pytest.mark.parametrize("place", INWARDS)
+def test_media_of_tools_and_without_a_message_around_them_are_refused_too(place: Any) -> None:
+    image = {"type": "input_image", "image_url": place}
+    for item in (
+        image,
+        {"type": "function_call_output", "call_id": "1", "output": [image]},
+        {"type": "computer_call_output", "call_id": "1", "output": {"type": "computer_screenshot", "image_url": place}},
+    ):
+        with pytest.raises(Refusal, match="Media must be sent within the request, as data: URLs"):
+            check_content({"input": [{"role": "user", "content": "hi"}, item]})
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -88,6 +100,7 @@ def test_templates_and_transfers_of_the_clients_own_are_refused(fields: dict[str
         {"messages": "odd"},
         {"messages": [7, None, {"role": "user"}, {"content": [["x"]]}]},
         {"prompt": "x"},
+        {"input": [{"type": "function_call_output", "call_id": "1", "output": "see http://example.org"}]},
     ],
 )
 def test_ordinary_and_odd_bodies_pass(document: dict[str, Any]) -> None:
