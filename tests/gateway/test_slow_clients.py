@@ -87,3 +87,20 @@ async def test_requests_one_after_another_are_not_answered_into_memory() -> None
                 await asyncio.sleep(0.5)
             assert 0 < before < 2000, "as many as sockets' buffers hold"
         await until(lambda: not door.listener.connections)
+
+
+async def test_bodies_that_never_come_to_their_end_are_bounded_together() -> None:
+    async with open_gateway(StubEngine(), limits=replace(LIMITS, bodies_bytes=3_000_000)) as door:
+        clients = [await asyncio.open_connection(HOST, door.port) for _ in range(4)]
+        for _, writer in clients:
+            writer.write(sized(b" " * 1_000_000)[:-1])
+        await asyncio.wait(
+            [asyncio.create_task(reader.readexactly(1)) for reader, _ in clients], return_when=asyncio.FIRST_COMPLETED
+        )
+        await until(lambda: bool(door.records))
+        assert [(record.verdict, record.status) for record in door.records] == [("overloaded", 503)]
+        for _, writer in clients:
+            writer.close()
+        await until(lambda: len(door.records) == 4)
+        await asyncio.gather(*(door.post({"model": "qwen", "messages": [], "x": "y" * 900_000}) for _ in range(3)))
+        assert [record.verdict for record in door.records[4:]] == ["ok"] * 3, "what has left counts no longer"

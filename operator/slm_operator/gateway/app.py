@@ -106,6 +106,7 @@ class Gateway:
             return response
         finally:
             record.ended = self._now()
+            self._desk.end(record)
             # After the answer has gone out, which happens before the event loop goes on.
             self._loop.call_soon(self._tell, record)
 
@@ -165,7 +166,7 @@ class Gateway:
     async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         self._desk.check()
         caller = await self._desk.identify(request, record)
-        ask = read_ask(await self._desk.read(request))
+        ask = read_ask(await self._desk.read(request, record))
         record.model, record.stream = ask.model, ask.stream
         record.service = await self._desk.find(ask.model, caller)
         return await self._desk.carry(request, record, caller, ask, record.route, _dialect_of(record))

@@ -1,20 +1,49 @@
 """Reading a request's body, within bounds of size and time."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import web
 
 from slm_operator.gateway.limits import Limits
-from slm_operator.gateway.refusal import Refusal, bad_request, too_large
+from slm_operator.gateway.record import Record
+from slm_operator.gateway.refusal import Refusal, bad_request, overloaded, too_large
 
 
-async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
-    """The whole body; raises Refusal when it is too large, too slow, or encoded in a way that hides its size."""
+class Bodies:
+    """Reads bodies, and knows how much memory those of all requests under way take."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = 0
+
+    async def read(self, request: web.BaseRequest, record: Record) -> bytes:
+        """The whole body, which is held until ``release``; raises Refusal."""
+
+        def hold(size: int) -> None:
+            if self._bytes + size > self._limits.bodies_bytes:
+                raise overloaded(self._limits)
+            self._bytes += size
+            record.body_bytes += size
+
+        return await read_body(request, self._limits, hold)
+
+    def release(self, record: Record) -> None:
+        """The request has ended."""
+        self._bytes -= record.body_bytes
+
+
+async def read_body(request: web.BaseRequest, limits: Limits, hold: Callable[[int], None]) -> bytes:
+    """The whole body; raises Refusal when it is too large, too slow, or encoded in a way that hides its size.
+
+    ``hold`` is told of each piece's size.
+    """
     _check_headers(request, limits)
     content = request.content
     if content.is_eof():  # It came with the headers, as small ones do.
         body: bytes = content.read_nowait()
+        hold(len(body))
         return body
     await _continue(request)
     pieces, size = [], 0
@@ -25,6 +54,7 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
                 size += len(piece)
                 if size > limits.body_bytes:
                     raise too_large(limits.body_bytes)
+                hold(len(piece))
     except TimeoutError:
         message = f"The body did not arrive within {limits.body_seconds:g} seconds."
         raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "body_timeout", message) from None

@@ -8,7 +8,7 @@ from aiohttp import web
 from slm_operator.gateway import refusal as refusals
 from slm_operator.gateway.access import Access, Caller
 from slm_operator.gateway.asking import Ask
-from slm_operator.gateway.body import read_body
+from slm_operator.gateway.body import Bodies
 from slm_operator.gateway.dialect import Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.limits import Limits
@@ -31,6 +31,7 @@ class Desk:
         self._proxy = proxy
         self._limits = limits
         self._check = check
+        self._bodies = Bodies(limits)
 
     def check(self) -> None:
         """Raise Refusal while no request may be answered."""
@@ -42,9 +43,13 @@ class Desk:
         record.caller = caller.name
         return caller
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, request: web.BaseRequest, record: Record) -> bytes:
         """The request's body; raises Refusal."""
-        return await read_body(request, self._limits)
+        return await self._bodies.read(request, record)
+
+    def end(self, record: Record) -> None:
+        """The request has ended: nothing of it is kept."""
+        self._bodies.release(record)
 
     async def find(self, model: str, caller: Caller) -> Service:
         """The service that the caller means and may use; raises Refusal."""

@@ -11,6 +11,9 @@ class Limits:
     """Largest request body: a million tokens of text, or a few images."""
     body_seconds: float = 30.0
     """Longest time in which a client must have sent its body."""
+    bodies_bytes: int = 512 * 2**20
+    """Most bytes that the bodies of all requests under way have together, those that still arrive among them; more get
+    503. Without it a single key could fill the memory with requests that never come to their end."""
     answer_bytes: int = 256 * 2**20
     """Largest answer that is not a stream; it is read whole before its first byte is passed on."""
     header_bytes: int = 16 * 2**10

@@ -38,7 +38,7 @@ class OllamaFront:
         """A request to an engine; raises Refusal."""
         self._desk.check()
         caller = await self._desk.identify(request, record)
-        body = await self._desk.read(request)
+        body = await self._desk.read(request, record)
         try:
             record.model = find_model(parse_document(body))
             service = record.service = await self._desk.find(served_name(record.model), caller)
@@ -59,7 +59,7 @@ class OllamaFront:
         if path not in PUBLIC:
             self._desk.check()
             caller = await self._desk.identify(request, record)
-            body = await self._desk.read(request) if method == "POST" else b""
+            body = await self._desk.read(request, record) if method == "POST" else b""
             served = await self._served(path, body, caller, record)
         answer = answer_catalog(method, path, body, served)
         return whole(answer.status, answer.body, _headers(answer.content_type, record))

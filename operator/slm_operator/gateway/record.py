@@ -20,6 +20,8 @@ class Record:
     endpoint: str = ""
     digest: str = ""
     """Of the weights that answered."""
+    body_bytes: int = 0
+    """Of the request, as far as it has come."""
     stream: bool = False
     status: int = 0
     """Status of the answer; 0: the client left before there was one."""

@@ -80,6 +80,12 @@ def too_large(limit_bytes: int) -> Refusal:
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_too_large", message)
 
 
+def overloaded(limits: Limits) -> Refusal:
+    """All bodies together are as large as they may be."""
+    message = "The gateway holds as many requests as it has memory for: try again later."
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", message, limits.retry_after_seconds)
+
+
 def queue_full(limits: Limits) -> Refusal:
     """As many requests wait as may."""
     message = "Too many requests wait for this model: try again later, or raise its maxReplicas."
