@@ -166,7 +166,9 @@ class EngineConnection(asyncio.Protocol):
             raise Broken("a second answer to one request")  # It would be taken for the next one's.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; of two with one name the last counts."""
+        """A header; of two with one name the last counts. Trailers are none: the head has been read by then."""
+        if self._headed:
+            return
         self.headers[name.lower().decode("latin-1")] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:

@@ -98,3 +98,17 @@ async def test_a_node_that_lost_its_power_is_noticed_long_before_an_engine_may_t
         assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
     transport.abort()
     server.close()
+
+
+async def test_trailers_change_no_headers() -> None:
+    connection, _ = connect()
+    connection.send(b"", b"", 5.0, 5.0)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.data_received(head + b"1\r\nx\r\n0\r\nContent-Type: c/d\r\nX-More: y\r\n\r\n")
+    assert await connection.read_all(10) == b"x"
+    assert connection.headers == {"content-type": "a/b", "transfer-encoding": "chunked"}
+    assert connection.finish()
+    connection.send(b"", b"", 5.0, 5.0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Type: e/f\r\nContent-Length: 0\r\n\r\n")
+    assert await connection.head() == 200
+    assert connection.headers == {"content-type": "e/f", "content-length": "0"}
