@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
+
 from slm_operator.gateway.directory import Endpoint, Service
 from tests.gateway.test_attacks import exchange
 from tests.support.gateway import LIMITS, open_gateway, until
-from tests.support.gateway_attacks import sized
+from tests.support.gateway_attacks import BODY, sized
 from tests.support.stub_engine import HOST, StubEngine
 
 IMPATIENT = replace(LIMITS, unread_seconds=0.2)
@@ -87,6 +89,19 @@ async def test_requests_one_after_another_are_not_answered_into_memory() -> None
                 await asyncio.sleep(0.5)
             assert 0 < before < 2000, "as many as sockets' buffers hold"
         await until(lambda: not door.listener.connections)
+
+
+@pytest.mark.parametrize(("version", "told"), [(b"1.1", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"1.0", b"")])
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(version: bytes, told: bytes) -> None:
+    async with open_gateway(StubEngine()) as door:
+        reader, writer = await asyncio.open_connection(HOST, door.port)
+        head, _, body = sized(BODY, "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/" + version).partition(b"{")
+        writer.write(head)
+        await asyncio.sleep(0.1)
+        writer.write(b"{" + body)
+        received = await reader.read()
+        writer.close()
+    assert received.startswith(told + b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_bodies_that_never_come_to_their_end_are_bounded_together() -> None:

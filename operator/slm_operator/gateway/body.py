@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
@@ -75,8 +75,8 @@ def _check_headers(request: web.BaseRequest, limits: Limits) -> None:
 
 
 async def _continue(request: web.BaseRequest) -> None:
-    """Ask for the body where the client waits for that (RFC 9110, 10.1.1)."""
-    if "Expect" in request.headers:
+    """Ask for the body where the client waits for that; HTTP/1.0 knows no such answer (RFC 9110, 10.1.1)."""
+    if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # aiohttp takes bytes written before the headers for an answer that has begun.
         request.writer.output_size = 0
