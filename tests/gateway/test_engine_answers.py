@@ -111,6 +111,15 @@ async def test_an_answer_without_a_length_that_is_given_up_never_looks_complete(
     assert door.records[0].verdict == "truncated"
 
 
+async def test_an_engine_whose_stream_makes_no_sense_is_hung_up_on_and_the_record_says_so() -> None:
+    events = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"data: {oops\n\n"
+    async with scripted(*events, hang=True) as door:
+        async with door.session.post(door.url + "/api/chat", json=chat("qwen")) as answer:
+            assert b"not of OpenAI's form" in await answer.read()
+        await until(lambda: bool(door.records))
+    assert door.records[0].verdict == "truncated"
+
+
 async def test_an_answer_over_the_limit_is_not_read_on() -> None:
     many = [b"x" * 50_000] * 40
     async with scripted(OK + b"Connection: close\r\n\r\n", *many, limits=Limits(answer_bytes=100_000)) as door:

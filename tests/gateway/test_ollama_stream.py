@@ -158,6 +158,14 @@ def test_a_fault_between_engine_and_client_is_told_once() -> None:
     assert translator.fail("again") == translator.finish(NOW) == translator.feed(delta(content="x"), NOW) == b""
 
 
+def test_an_event_that_does_not_end_is_told_once_and_what_follows_is_not_kept() -> None:
+    translator = StreamTranslator(CHAT, Timing(0))
+    told = b"".join(translator.feed(b"data: " + b"x" * LONGEST_EVENT, NOW) for _ in range(4)) + translator.finish(NOW)
+    assert told == b'{"error": "the engine sent an event that does not end"}\n'
+    assert translator.failed
+    assert len(translator._events._rest) < 2 * LONGEST_EVENT
+
+
 def test_comments_that_keep_a_connection_open_are_no_lines() -> None:
     assert lines(b": waiting\n\n: waiting\n\n" + b"".join(SKY)) == lines(b"".join(SKY))
 

@@ -21,6 +21,11 @@ class Dialect:
         """
         return b": waiting for an engine\n\n"
 
+    @property
+    def broken(self) -> bool:
+        """Whether the client has been told in the stream that the engine failed, so that nothing more is for it."""
+        return False
+
     def error(self, refusal: Refusal) -> bytes:
         """The body of an error of the gateway's own."""
         return refusal.body()

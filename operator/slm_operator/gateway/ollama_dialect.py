@@ -54,6 +54,11 @@ class Ollama(OllamaErrors):
         part = {**build_head(self._call, now()), **build_part(self._call), "done": False}
         return json.dumps(part).encode() + b"\n"
 
+    @property
+    def broken(self) -> bool:
+        """See ``Dialect``."""
+        return self._translator.failed
+
     def engine_error(self, status: int, body: bytes) -> bytes:
         """See ``Dialect``."""
         return translate_error(status, body).body

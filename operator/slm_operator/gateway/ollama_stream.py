@@ -84,17 +84,19 @@ class StreamTranslator:
     timing: Timing
     ended: bool = False
     """The client has its last line: what the engine may still send is not for it."""
+    failed: bool = False
+    """That line is an error."""
     _events: EventReader = field(default_factory=EventReader)
     _calls: dict[int, _ToolCall] = field(default_factory=dict)
     _finish_reason: Any = None
 
     def feed(self, data: bytes, now: Moment) -> bytes:
         """Lines of JSON for what has become complete; often none."""
-        return self._lines(self._events.feed(data), now)
+        return b"" if self.ended else self._lines(self._events.feed(data), now)
 
     def finish(self, now: Moment) -> bytes:
         """The last lines. Where the engine stopped in the middle, the last one says so."""
-        lines = self._lines(self._events.finish(), now)
+        lines = b"" if self.ended else self._lines(self._events.finish(), now)
         if self.ended:
             return lines
         if self._finish_reason is None:
@@ -162,7 +164,7 @@ class StreamTranslator:
         return lines + self._write({**build_part(self.call), **last, **self.timing.metrics(now.nanoseconds)}, now)
 
     def _fail(self, message: str) -> bytes:
-        self.ended = True
+        self.ended = self.failed = True
         return write_json({"error": message}) + b"\n"
 
     def _write(self, part: dict[str, Any], now: Moment) -> bytes:

@@ -137,8 +137,11 @@ class Proxy:
             while piece:
                 counts.feed(piece)
                 await stream.write(piece)
-                piece = await _next_piece(answer, passed=True)
-            return await stream.end()
+                piece = b"" if exchange.dialect.broken else await _next_piece(answer, passed=True)
+            response = await stream.end()
+            if exchange.dialect.broken:
+                record.verdict = "truncated"
+            return response
         finally:
             _count(record, counts.result(len(exchange.ask.body)))
 
