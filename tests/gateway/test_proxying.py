@@ -149,6 +149,24 @@ async def test_a_request_that_is_tried_on_several_engines_came_once() -> None:
         assert door.records[0].attempts == 3
 
 
+async def test_an_answer_that_is_too_large_is_asked_for_once() -> None:
+    engines = [StubEngine(f"e{number}", answer=b"x" * 300_000) for number in range(3)]
+    async with open_gateway(*engines, limits=Limits(answer_bytes=100_000)) as door:
+        status, _, answer = await door.post(chat())
+    assert (status, answer["error"]["code"]) == (502, "engine_failed")
+    assert sum(len(engine.seen) for engine in engines) == 1
+
+
+async def test_a_status_that_nobody_knows_is_told_in_a_stream_of_anthropics_too() -> None:
+    engine = StubEngine(status=499, before_answer_seconds=0.1)
+    async with (
+        open_gateway(engine, limits=Limits(keep_alive_seconds=0.02)) as door,
+        door.session.post(door.url + "/v1/messages", json=chat(stream=True)) as answer,
+    ):
+        received = await answer.read()
+    assert b'event: error\ndata: {"type": "error", "error": {"type": "api_error"' in received
+
+
 async def test_an_engine_that_ends_has_nobody_connected_after_its_last_answer() -> None:
     engine = StubEngine(pause_seconds=0.05)
     async with open_gateway(engine) as door:

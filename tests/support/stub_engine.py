@@ -34,6 +34,8 @@ class StubEngine:
     tokens: int = 3
     pause_seconds: float = 0.0
     """Before each token."""
+    before_answer_seconds: float = 0.0
+    """Before the head of any answer."""
     loading: bool = False
     """503, as llama-server says while it loads."""
     crash_before: int | None = None
@@ -88,6 +90,7 @@ class StubEngine:
             self.working -= 1
 
     async def _answer(self, request: web.BaseRequest, document: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(self.before_answer_seconds)
         if self.loading:
             return web.json_response({"error": {"message": "Loading model", "code": 503}}, status=503)
         if self.crash_before == 0:

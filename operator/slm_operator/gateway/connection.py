@@ -41,6 +41,10 @@ class TooSlow(Broken):
     """The engine was silent for too long, or took too long altogether."""
 
 
+class TooLarge(Broken):
+    """The answer is larger than what is read of one."""
+
+
 class EngineConnection(asyncio.Protocol):
     """One at a time: ``send``, ``head``, then ``read`` until it returns nothing."""
 
@@ -94,13 +98,13 @@ class EngineConnection(asyncio.Protocol):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body; raises Broken when it breaks off, or is larger than the limit."""
+        """The whole body; raises Broken when it breaks off, TooLarge when it is larger than the limit."""
         pieces, size = [], 0
         while piece := await self.read():
             pieces.append(piece)
             size += len(piece)
             if size > limit_bytes:
-                raise Broken(f"the answer is larger than {limit_bytes} bytes")
+                raise TooLarge(f"the answer is larger than {limit_bytes} bytes")
         return b"".join(pieces)
 
     def finish(self) -> bool:

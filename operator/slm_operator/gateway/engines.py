@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 
-from slm_operator.gateway.connection import Broken, EngineConnection, TooSlow
+from slm_operator.gateway.connection import Broken, EngineConnection, TooLarge, TooSlow
 from slm_operator.gateway.directory import Endpoint
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.refusal import Refusal, engine_failed, engine_silent
@@ -109,10 +109,13 @@ class Engines:
 
 
 def failed(problem: Broken, *, passed: bool) -> Refusal | NotTaken:
-    """What a broken answer means: another engine may be asked as long as nothing was passed on."""
+    """What a broken answer means: another engine may be asked as long as nothing was passed on.
+
+    One that is too large would be so from any of them.
+    """
     if isinstance(problem, TooSlow):
         return engine_silent()
-    if passed:
+    if passed or isinstance(problem, TooLarge):
         return engine_failed()
     return NotTaken(received=True)
 

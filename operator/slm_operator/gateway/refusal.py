@@ -4,12 +4,13 @@ Shapes: https://platform.openai.com/docs/guides/error-codes and https://docs.ant
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from slm_operator.gateway.limits import Limits
 
-ANTHROPIC_TYPES = {
+ANTHROPIC_TYPES: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "invalid_request_error",
     HTTPStatus.UNAUTHORIZED: "authentication_error",
     HTTPStatus.FORBIDDEN: "permission_error",
@@ -45,7 +46,7 @@ class Refusal(Exception):
     def body(self, *, anthropic: bool = False) -> bytes:
         """The JSON document."""
         if anthropic:
-            kind = ANTHROPIC_TYPES.get(HTTPStatus(self.status), "api_error")
+            kind = ANTHROPIC_TYPES.get(self.status, "api_error")
             return json.dumps({"type": "error", "error": {"type": kind, "message": self.message}}).encode()
         error = {"message": self.message, "type": self._type(), "param": None, "code": self.code}
         return json.dumps({"error": error}).encode()
