@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.support.clusters", "tests.support.installed"]
@@ -10,6 +11,10 @@ NODE = "node"
 """All that share the one cluster with a node, and the demo that is played on it first."""
 FIRST = (NODE, "tests/operator/", "tests/local/", "tests/pipelines/", "tests/chart/", "tests/images/", "tests/api/")
 """What takes long begins early, so that no worker is left with it at the end."""
+
+# A machine that is busy elsewhere is no finding, and an example that fails must fail again.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def scope_of(nodeid: str) -> str:

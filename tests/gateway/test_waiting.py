@@ -86,7 +86,7 @@ async def test_an_engine_that_gets_ready_answers_what_it_had_refused() -> None:
 
 
 async def test_no_engine_gets_more_than_its_slots_and_the_queue_is_bounded() -> None:
-    engine = StubEngine(pause_seconds=0.02)
+    engine = StubEngine(pause_seconds=0.3)
     async with open_gateway(engine, slots=2, limits=Limits(queue_length=3)) as door:
         tasks = [asyncio.create_task(door.post(chat(text=str(number)))) for number in range(7)]
         answers = [await task for task in tasks]

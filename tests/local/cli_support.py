@@ -91,5 +91,13 @@ def has_ended(pid: int) -> bool:
     return False
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie nobody waits for has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def daemon_pid(slm: Slm) -> int:
     return int((slm.state / "daemon.lock").read_text().split()[0])

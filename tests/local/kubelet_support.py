@@ -49,7 +49,7 @@ def job(name: str, script: str, **spec: Any) -> Manifest:
 
 
 async def until(
-    cluster: SqliteCluster, key: ObjectKey, test: Callable[[dict[str, Any]], Any], limit_seconds: float = 12
+    cluster: SqliteCluster, key: ObjectKey, test: Callable[[dict[str, Any]], Any], limit_seconds: float = 60
 ) -> Manifest:
     """The object once ``test(status)`` holds."""
     found: Manifest | None = None
@@ -63,7 +63,7 @@ async def until(
     raise AssertionError(f"{key} never got there: {found and found.get('status')}")
 
 
-async def until_true(test: Callable[[], Any], limit_seconds: float = 15) -> None:
+async def until_true(test: Callable[[], Any], limit_seconds: float = 60) -> None:
     async with asyncio.timeout(limit_seconds):
         while not test():
             await asyncio.sleep(0.02)

@@ -71,7 +71,7 @@ def disturb(folder: Path, hub: Hub, seed: int) -> dict[str, Any]:
         assert backend.damaged_blobs() == []
         until(lambda: not backend.step_processes("evaluate"), "a step outlives its Job")
         until(lambda: not orphans(backend), f"processes that nobody records: {orphans(backend)}")
-        commands = [process.cmdline() for process in backend.processes()]
+        commands = [words for _, words in backend.commands()]
         assert len([each for each in commands if is_engine(each)]) == 1, commands
     return found
 
@@ -88,7 +88,7 @@ def orphans(backend: Backend) -> list[list[str]]:
         with contextlib.suppress(psutil.NoSuchProcess):
             leader = psutil.Process(record.pid)
             known |= {process.pid for process in (leader, *leader.children(recursive=True))}
-    return [process.cmdline() for process in backend.processes() if process.pid not in known]
+    return [words for process, words in backend.commands() if process.pid not in known]
 
 
 def check_kills(runs: int, repositories: Path, undisturbed: dict[str, Any], folder: Path) -> None:

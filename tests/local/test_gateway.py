@@ -11,10 +11,10 @@ from threading import Thread
 
 import ollama
 import openai
-import psutil
 import pytest
 
 from slm_operator.local.gateway_keeper import EXIT_HELD, GATEWAY_COMMAND
+from tests.local.cli_support import is_gone
 from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
@@ -108,9 +108,7 @@ def test_a_killed_gateway_is_started_again_and_one_that_is_told_to_end_ends_its_
     until(lambda: backend.gateway().pid != ending.pid, "no new gateway while the old one ends")
     assert openai_client(backend).models.list().data
     answer.check()
-    until(
-        lambda: not psutil.pid_exists(ending.pid) or psutil.Process(ending.pid).status() == "zombie", "it does not end"
-    )
+    until(lambda: is_gone(ending.pid), "it does not end")
 
 
 def test_a_gateway_that_cannot_start_says_why(backend: Backend, own: Backend) -> None:

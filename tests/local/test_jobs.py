@@ -7,6 +7,7 @@ import psutil
 
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.ports import ObjectKey
+from tests.local.cli_support import is_gone
 from tests.local.kubelet_support import daemon_argv, finished, job, kubelet, until, until_true
 
 KEY = ObjectKey("Job", "default", "work")
@@ -95,7 +96,7 @@ async def test_deletion_kills_the_whole_process_group(tmp_path: Path) -> None:
         child = int((tmp_path / "child").read_text())
         assert psutil.pid_exists(child)
         await cluster.delete(KEY)
-        await until_true(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
+        await until_true(lambda: is_gone(child))
 
 
 async def test_suspending_ends_the_attempt_and_resuming_starts_another(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ async def test_a_killed_daemon_leaves_the_job_running_and_the_next_one_completes
     pid = before["status"]["processId"]
     assert psutil.pid_exists(pid)
     go.touch()
-    await until_true(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    await until_true(lambda: is_gone(pid))
     async with kubelet(tmp_path):
         done = await until(cluster, KEY, finished)
     assert (done["status"]["succeeded"], done["status"]["failed"]) == (1, 0)

@@ -66,7 +66,11 @@ def running_steps(place: Namespace) -> list[dict[str, Any]]:
 
 def wait_for_step(place: Namespace, beginning: str) -> None:
     """Return while a step runs whose label begins so."""
-    until(lambda: any(step_of(pod).startswith(beginning) for pod in running_steps(place)), f"{beginning} never runs")
+    until(
+        lambda: any(step_of(pod).startswith(beginning) for pod in running_steps(place)),
+        f"{beginning} never runs",
+        pause_seconds=0.05,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +91,12 @@ def kill_process(cluster: Cluster, _place: Namespace, pod: dict[str, Any]) -> bo
     """SIGKILL to the step's process, as a node that is short of memory does it; whether it was still there."""
     container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
     found = False
-    for path in (controllers()[0] / cluster.node.namespace).rglob(f"{container}/cgroup.procs"):
-        with contextlib.suppress(OSError):
-            for pid in path.read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
-                found = True
+    for folder, _, files in os.walk(controllers()[0] / cluster.node.namespace):  # Which bears that groups vanish.
+        if Path(folder).name == container and "cgroup.procs" in files:
+            with contextlib.suppress(OSError):
+                for pid in Path(folder, "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+                    found = True
     return found
 
 
@@ -117,7 +122,7 @@ def test_a_step_that_is_ended_in_the_middle_is_done_again_with_the_same_outcome(
 
     for place in places.values():
         start(place, node_hub)
-    until(strike, "the work never ends", 900)
+    until(strike, "the work never ends", 900, 0.05)
     for way, place in places.items():
         assert len(struck[way]) >= len(VICTIMS[way]) - 1, f"{way}: only {struck[way]} were met while they ran"
         assert outcome(place) == undisturbed, way

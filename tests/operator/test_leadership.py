@@ -34,7 +34,7 @@ class Pair:
         for each in self.replicas:
             each.start()
         for each in self.replicas:
-            each.wait_ready()
+            each.wait_ready(120)
 
     def leader(self) -> OperatorProcess:
         """The replica that acts; there must never be two."""
@@ -72,7 +72,7 @@ def test_the_second_acts_within_fifteen_seconds_of_the_first_ones_death(pair: Pa
     second = pair.leader()
     assert second is not first
     first.start()
-    first.wait_ready()
+    first.wait_ready(120)
     time.sleep(3)
     assert pair.leader() is second, "who comes back waits"
 

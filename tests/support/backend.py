@@ -1,5 +1,6 @@
 """The local backend as a user has it: the `slm` command and its daemon, in a folder of their own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ class Backend:
         """Run ``slm``; any exit code."""
         command = [sys.executable, "-m", "slm_operator.cli.main", *arguments]
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, input=stdin, timeout=890
+            command, env=self.environment, capture_output=True, text=True, check=False, input=stdin, timeout=2500
         )
 
     def slm(self, *arguments: str, stdin: str | None = None) -> str:
@@ -66,20 +67,23 @@ class Backend:
 
     def processes(self) -> list[psutil.Process]:
         """Everything alive that belongs to this folder: daemon, steps, engines, and their children."""
+        return [process for process, _ in self.commands()]
+
+    def commands(self) -> list[tuple[psutil.Process, list[str]]]:
+        """The same with their command lines, read at once: any of them may end at any moment."""
         found = []
         for process in psutil.process_iter():
-            try:
-                words = [*process.cmdline(), *process.environ().values()]
-            except psutil.Error:
-                continue
-            own = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-            if own and any(str(self.folder) in word for word in words):
-                found.append(process)
+            with contextlib.suppress(psutil.Error, OSError):
+                command = process.cmdline()
+                words = [*command, *process.environ().values()]
+                own = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+                if own and command and any(str(self.folder) in word for word in words):
+                    found.append((process, command))
         return found
 
     def daemon(self) -> psutil.Process:
         """The daemon's process."""
-        return next(p for p in self.processes() if "slm_operator.local.daemon" in p.cmdline())
+        return next(process for process, words in self.commands() if "slm_operator.local.daemon" in words)
 
     def kill_daemon(self) -> None:
         """``kill -9``."""
@@ -97,7 +101,7 @@ class Backend:
 
     def step_processes(self, step: str) -> list[psutil.Process]:
         """Running processes of a pipeline step."""
-        return [process for process in self.processes() if {"slm_pipelines", step} <= set(process.cmdline())]
+        return [process for process, words in self.commands() if {"slm_pipelines", step} <= set(words)]
 
     def damaged_blobs(self) -> list[str]:
         """Blobs whose content is not what their name says."""

@@ -160,12 +160,12 @@ def _manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "slm.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 180) -> Any:
+def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 180, pause_seconds: float = 0.5) -> Any:
     """The first true answer; ``otherwise`` says what is wrong when there is none."""
     deadline = time.monotonic() + limit_seconds
     while not (found := holds()):
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.5)  # Each look is a kubectl, and the node has two CPUs.
+        time.sleep(pause_seconds)  # Each look is a kubectl, and the node has two CPUs.
     return found
 
 
