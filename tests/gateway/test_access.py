@@ -157,3 +157,32 @@ async def test_a_client_that_left_gives_its_place_back() -> None:
         await until(lambda: engine.left == 1)
         engine.pause_seconds = 0
         assert (await ask(door, KEY))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:11435", "Origin": "http://localhost:3000"}, 200),
+        ({"Host": "[::1]:11435", "Origin": "http://[::1]:3000"}, 200),
+        ({"Host": "192.168.1.7", "Origin": "chrome-extension://abcdef"}, 200),
+        ({"Host": "host.docker.internal:11435"}, 200),
+        ({"Host": "gateway"}, 200),
+        ({"Host": "LOCALHOST."}, 200),
+        ({"Host": "rebound.example.org:11435"}, 403),
+        ({"Host": "127.0.0.1.example.org"}, 403),
+        ({"Host": "example.org."}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "[::ffff:127.0.0.1]:80"}, 200),
+        ({"Host": "a@example.org"}, 403),
+        ({"Host": "localhost", "Origin": "file://"}, 200),
+        ({"Host": "localhost", "Origin": "https://example.org"}, 403),
+        ({"Host": "localhost", "Origin": "null"}, 403),
+    ],
+)
+async def test_without_keys_strangers_pages_may_nothing(headers: dict[str, str], status: int) -> None:
+    async with open_gateway(StubEngine()) as door:
+        for path in (CHAT, "/api/chat"):
+            assert (await door.post(chat("qwen", stream=False), path, headers=headers))[0] == status
+        async with door.session.get(door.url + "/v1/models", headers=headers) as answer:
+            assert answer.status == status

@@ -1,8 +1,11 @@
 """Who calls, and which services they may use. Nobody may, unless something here says so."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Protocol
 
 from slm_operator.gateway.directory import Service
@@ -11,6 +14,9 @@ from slm_operator.gateway.quotas import Quotas
 from slm_operator.gateway.refusal import Refusal
 
 BEARER = "bearer "
+AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@]*)(:[0-9]*)?")
+PRIVATE_NAMES = (".localhost", ".local", ".internal")
+"""Ends of names that nobody can register: RFC 6761, RFC 6762 and ICANN's reservation of 2024."""
 LONGEST_TOKEN = 8192
 """Service-account tokens have 1-2 KiB."""
 
@@ -43,13 +49,21 @@ class Access(Protocol):
 
 
 class OpenAccess:
-    """Everybody may use everything: for a laptop, where the gateway listens on loopback only."""
+    """Everybody may use everything: for a laptop, where the gateway listens on loopback only.
+
+    Browsers run strangers' programs on that laptop, so pages from elsewhere may nothing: neither those that say where
+    they come from, nor those whose name's owner lets it point to this machine (DNS rebinding).
+    """
 
     def __init__(self, namespace: str = "default") -> None:
         self._caller = Caller("anonymous", namespace)
 
-    async def identify(self, headers: Mapping[str, str]) -> Caller:  # noqa: ARG002
+    async def identify(self, headers: Mapping[str, str]) -> Caller:
         """See ``Access``."""
+        for address in (f"//{headers.get('Host', '')}", headers.get("Origin", "")):
+            if not is_local(address):
+                message = "Web pages of other hosts may not call this gateway: it is for programs on this machine."
+                raise Refusal(HTTPStatus.FORBIDDEN, "foreign_page", message)
         return self._caller
 
     async def may_use(self, caller: Caller, service: Service) -> bool:  # noqa: ARG002
@@ -61,6 +75,22 @@ class OpenAccess:
 
     def end(self, caller: Caller, tokens: int) -> None:
         """See ``Access``."""
+
+
+@lru_cache(maxsize=1024)
+def is_local(address: str) -> bool:
+    """Whether a URL's host cannot be a page's from elsewhere: an IP address, a name without dots, or a private one."""
+    found = AUTHORITY.fullmatch(address)
+    if found is None:
+        return not address  # Pages whose origin is nobody's, such as those within a frame, say "null".
+    name = found["name"].lower().removesuffix(".")
+    if "." not in name:
+        return True
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return name.endswith(PRIVATE_NAMES)
+    return True
 
 
 class TokenReviewer(Protocol):
