@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.reply import Stream
 from slm_operator.gateway.usage import StreamUsage
 from tests.gateway.test_attacks import exchange
 from tests.support.gateway import CHAT, chat, open_gateway, until
@@ -165,6 +166,20 @@ async def test_a_status_that_nobody_knows_is_told_in_a_stream_of_anthropics_too(
     ):
         received = await answer.read()
     assert b'event: error\ndata: {"type": "error", "error": {"type": "api_error"' in received
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def write(_stream: Stream, _piece: bytes) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(Stream, "write", write)
+    async with open_gateway(StubEngine()) as door:
+        await exchange(door.port, asking(stream=True))
+        await until(lambda: bool(door.records))
+    assert door.records[0].verdict == "cancelled"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_an_engine_that_ends_has_nobody_connected_after_its_last_answer() -> None:

@@ -90,6 +90,8 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # The client has left while it was written to: nobody's fault, and nobody to tell.
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.logger.error("answering failed", exc_info=exc)
             refusal = internal()
