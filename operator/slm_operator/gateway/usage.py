@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 FIELD = re.compile(rb'"usage"\s*:\s*(\{)')
-"""Within a string the quotes would be escaped, so this finds fields only."""
+TIMINGS = re.compile(rb'"timings"\s*:\s*(\{)')
+"""llama.cpp's streams end with these, whether the client asked for counts or not. Within a string the quotes would be
+escaped, so both find fields only."""
 DECODER = json.JSONDecoder()
 DONE = b"data: [DONE]"
 TAIL_BYTES = 4096
 """Counts come with the last events of a stream, and take less."""
 BYTES_PER_TOKEN = 4
 """Of English text, about; used only where an engine counts nothing."""
-NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
-"""Chat, completions and embeddings; responses and Anthropic's messages."""
-CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
-"""Tokens of a prompt that Anthropic's API does not count among the others (docs.anthropic.com, prompt caching)."""
+NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"), ("prompt_n", "predicted_n"))
+"""Chat, completions and embeddings; responses and Anthropic's messages; llama.cpp's timings."""
+CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_n")
+"""Tokens of a prompt that are not counted among the others: by Anthropic's API (docs.anthropic.com, prompt caching) and
+in llama.cpp's timings (tools/server/README.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,15 @@ class Usage:
 
 def usage_in(body: bytes) -> Usage | None:
     """The last counts in an answer or in the end of a stream, or None."""
-    start = body.rfind(b'"usage"')
+    return _last(body, b'"usage"', FIELD) or _last(body, b'"timings"', TIMINGS)
+
+
+def _last(body: bytes, name: bytes, field: re.Pattern[bytes]) -> Usage | None:
+    start = body.rfind(name)
     while start >= 0:
-        if found := FIELD.match(body, start):
+        if found := field.match(body, start):
             return _read(body[found.start(1) : found.start(1) + TAIL_BYTES])
-        start = body.rfind(b'"usage"', 0, start)
+        start = body.rfind(name, 0, start)
     return None
 
 

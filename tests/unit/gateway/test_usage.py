@@ -54,3 +54,12 @@ def test_a_stream_of_anthropics_has_its_counts_at_both_ends_and_may_be_cut_in_be
     assert counts.result(10) == Usage(500, count + 1, estimated=True)
     counts.feed(b'event: message_delta\ndata: {"usage": {"output_tokens": 7}}\n\n')
     assert counts.result(10) == Usage(500, 7)
+
+
+def test_a_stream_of_llama_cpps_is_counted_although_the_client_did_not_ask() -> None:
+    counts = StreamUsage()
+    counts.feed(b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n' * 9)
+    counts.feed(
+        b'data: {"choices": [], "timings": {"cache_n": 30, "prompt_n": 5, "predicted_n": 8}}\n\ndata: [DONE]\n\n'
+    )
+    assert counts.result(4 * 10**6) == Usage(35, 8), "and not as a million tokens for a picture in the request"
