@@ -1,5 +1,7 @@
 """The audit's file. A request whose line cannot be written is the last one that is answered."""
 
+import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +16,9 @@ from slm_operator.gateway.refusal import Refusal
 LOG = logging.getLogger(__name__)
 MODE = 0o600
 STANDARD_OUTPUT = 1
+OUTPUT = f"/proc/self/fd/{STANDARD_OUTPUT}"
+PIPE_BYTES = 2**20
+"""Two thousand lines: as many may come before whoever collects them looks. Linux allows that much to everybody."""
 
 
 class AuditDamaged(Exception):
@@ -28,6 +33,7 @@ class AuditFile:
         self._wall_clock = wall_clock
         self._unwritten = b""
         self._left_out = 0
+        self._failing = False
         self._chain = _chain_of(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
 
@@ -64,9 +70,12 @@ class AuditFile:
         try:
             written = os.write(self._descriptor, self._unwritten)
         except OSError as problem:
-            LOG.error("the audit could not be written: %s", problem)  # noqa: TRY400 (the reason is all there is)
+            if not self._failing:  # Once: each request tries it again.
+                LOG.error("the audit cannot be written: %s", problem)  # noqa: TRY400 (the reason is all there is)
+            self._failing = True
             return
         self._unwritten = self._unwritten[written:]
+        self._failing = self._failing and bool(self._unwritten)
         if self._left_out and not self._unwritten:
             LOG.warning("the audit could be written again; %d requests were refused meanwhile", self._left_out)
             self._left_out = 0
@@ -79,11 +88,29 @@ class AuditOutput(AuditFile):
         self._wall_clock = wall_clock
         self._unwritten = b""
         self._left_out = 0
+        self._failing = False
         self._chain = Chain(FIRST)
-        self._descriptor = STANDARD_OUTPUT
+        self._descriptor = _open_output()
 
     def close(self) -> None:
         """Standard output stays."""
+        if self._descriptor != STANDARD_OUTPUT:
+            super().close()
+
+
+def _open_output() -> int:
+    """Standard output anew, so that writing never waits.
+
+    Whoever collects it may stand still; every stream of the gateway would stand with it. What does not fit into the
+    pipe is treated as on a full disk instead.
+    """
+    try:
+        descriptor = os.open(OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # Not Linux, or a socket.
+        return STANDARD_OUTPUT
+    with contextlib.suppress(OSError):  # No pipe: a file or a terminal.
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return descriptor
 
 
 def _chain_of(path: Path) -> Chain:

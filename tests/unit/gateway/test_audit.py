@@ -1,6 +1,10 @@
 """The audit's chain: what a line holds, and that nothing can be done to it unseen."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,3 +164,46 @@ def test_refused_requests_fill_no_memory_while_the_audit_cannot_be_written_and_a
     audit.close()
     assert verify(path.read_bytes().splitlines(keepends=True)).lines == 6
     assert "1000 requests were refused meanwhile" in caplog.text
+
+
+OUTPUT = """
+import sys
+from slm_operator.gateway.audit_file import AuditOutput
+from slm_operator.gateway.record import Record
+from slm_operator.gateway.refusal import Refusal
+audit = AuditOutput(lambda: 0.0)
+for number in range(5000):
+    audit.observe(Record(f"id-{number}", "unknown", 1.0, ended=1.0, attempts=1))
+try:
+    audit.check()
+except Refusal as refusal:
+    sys.stderr.write(refusal.code)
+sys.stderr.flush()
+sys.stdin.readline()
+audit.check()
+audit.close()
+"""
+
+
+def test_standard_output_that_nobody_reads_stops_answers_and_not_the_gateway(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command, told = [sys.executable, "-c", OUTPUT], tmp_path / "stderr"
+    with (
+        told.open("wb") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 60
+            while b"audit_unavailable" not in told.read_bytes():
+                assert time.monotonic() < deadline, "it stands"
+                time.sleep(0.05)
+            written, _ = process.communicate(b"\n", timeout=60)
+        finally:
+            process.kill()
+    assert told.read_bytes().count(b"cannot be written") == 1
+    lines = written.splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    assert len(whole) > 1000
+    assert verify(whole).problem == ""
