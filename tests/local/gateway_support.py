@@ -57,9 +57,13 @@ class LongAnswer:
         except openai.OpenAIError as error:
             self.problem = repr(error)
 
+    def wait(self) -> None:
+        """Until its end."""
+        self._thread.join(400)  # Two engines of two threads each on two CPUs are that slow.
+
     def check(self) -> None:
         """It must be whole."""
-        self._thread.join(400)  # Two engines of two threads each on two CPUs are that slow.
+        self.wait()
         assert (self.problem, self.tokens) == ("", LONG_TOKENS)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, op
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
 
+ASKERS = 6
 QUICK = {"maxReplicas": 2, "zeroAfterSeconds": 1, "scaleDownDelaySeconds": 0}
 
 
@@ -56,16 +57,28 @@ def test_from_zero_to_an_answer_and_back(backend: Backend) -> None:
 
 
 def test_a_burst_gets_more_engines_and_every_answer_is_whole(backend: Backend) -> None:
-    answers: list[LongAnswer] = []
-    askers = [Thread(target=lambda: answers.append(LongAnswer(backend))) for _ in range(4)]
+    answers: list[list[LongAnswer]] = [[] for _ in range(ASKERS)]
+    enough = Event()
+
+    def ask_again_and_again(mine: list[LongAnswer]) -> None:
+        """A burst that lasts: of one that the first engine answers in a moment a second engine would come too late."""
+        while not enough.is_set():
+            mine.append(LongAnswer(backend))
+            mine[-1].wait()
+
+    askers = [Thread(target=ask_again_and_again, args=(mine,)) for mine in answers]
     for each in askers:
         each.start()
-    until(lambda: len(engines(backend)) == 2, "no second engine", 120)
+    try:
+        until(lambda: len(engines(backend)) == 2, "no second engine", 120)
+    finally:
+        enough.set()
     for each in askers:
-        each.join(120)
-    for answer in answers:
-        answer.check()
-    assert len(answers) == 4
+        each.join(400)
+    assert all(answers)
+    for mine in answers:
+        for answer in mine:
+            answer.check()
     wait_for_zero(backend)
 
 
