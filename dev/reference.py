@@ -5,7 +5,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from types import ModuleType
 from typing import Any, get_args
 
@@ -18,7 +17,7 @@ from slm_contract import exitcodes, specs
 from slm_contract.reasons import Reason
 from slm_contract.results import AnyResult, Outcome, Progress, StepError
 from slm_operator.api.crdgen import CATEGORY, NAME_RULE, JsonSchema, StructuralSchema, build_schema
-from slm_operator.api.described import describe
+from slm_operator.api.described import describe, read_docstrings
 from slm_operator.api.meta import API_VERSION, ResourceInfo
 from slm_operator.api.registry import INFOS, KINDS
 from slm_operator.cli import exits
@@ -206,12 +205,10 @@ def render_exit_codes() -> str:
 
 def documented_constants(module: ModuleType) -> Iterator[tuple[str, int, str]]:
     """Name, value and docstring of a module's integer constants, in the order of the source."""
-    body = ast.parse(inspect.getsource(module)).body
-    for node, after in pairwise(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            value = getattr(module, node.target.id)
-            if isinstance(value, int) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                yield node.target.id, value, " ".join(str(after.value.value).split())
+    for name, text in read_docstrings(ast.parse(inspect.getsource(module)).body):
+        value = getattr(module, name)
+        if isinstance(value, int):
+            yield name, value, " ".join(text.split())
 
 
 def render_steps() -> str:

@@ -9,7 +9,7 @@ import pytest
 from slm_operator.gateway.ollama import answer_catalog
 from slm_operator.gateway.ollama_errors import OllamaError, translate_error
 from slm_operator.gateway.ollama_options import parse_keep_alive
-from slm_operator.gateway.ollama_request import Shape, translate_request
+from slm_operator.gateway.ollama_request import Shape, parse_document, translate_request
 
 PNG = "iVBORw0KGgo="
 JPEG = "/9j/4AAQSkZJRg=="
@@ -22,7 +22,7 @@ WEATHER = {
 
 
 def translate(path: str, document: dict[str, Any], context_size: int = 0) -> Any:
-    return translate_request(path, json.dumps(document).encode(), context_size)
+    return translate_request(path, parse_document(json.dumps(document).encode()), context_size)
 
 
 def chat_with(**more: Any) -> Any:
@@ -226,7 +226,7 @@ def test_a_chat_that_makes_no_sense_says_where(document: dict[str, Any], message
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(OllamaError, match="the body"):
-        translate_request("/api/chat", body)
+        translate_request("/api/chat", parse_document(body))
 
 
 def test_an_empty_chat_only_loads_or_unloads() -> None:
@@ -294,7 +294,7 @@ def test_embeddings() -> None:
 
 def test_a_path_that_is_none_is_not_found() -> None:
     with pytest.raises(OllamaError) as caught:
-        translate_request("/api/nothing", b"{}")
+        translate_request("/api/nothing", {})
     assert caught.value.status == 404
 
 

@@ -82,10 +82,7 @@ def has_ended(pid: int) -> bool:
     """Whether a process is gone within seconds; a zombie nobody waits for counts as gone."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
+        if is_gone(pid):
             return True
         time.sleep(0.02)
     return False

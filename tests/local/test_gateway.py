@@ -13,7 +13,8 @@ import ollama
 import openai
 import pytest
 
-from slm_operator.local.gateway_keeper import EXIT_HELD, GATEWAY_COMMAND
+from slm_operator.local.gateway_keeper import GATEWAY_COMMAND
+from slm_operator.local.lifecycle import EXIT_RUNNING
 from tests.local.cli_support import is_gone
 from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
@@ -124,7 +125,7 @@ def test_a_gateway_that_cannot_start_says_why(backend: Backend, own: Backend) ->
     assert f"port {port} on 127.0.0.1 cannot be used (Address already in use); SLM_GATEWAY_PORT chooses another" in (
         log.read_text()
     )
-    assert start(backend.environment)[0] == EXIT_HELD
+    assert start(backend.environment)[0] == EXIT_RUNNING
 
 
 def start(environment: dict[str, str]) -> tuple[int, str]:
@@ -157,4 +158,4 @@ def test_down_leaves_no_gateway_however_early_it_comes(own: Backend) -> None:
 
 
 def test_a_gateway_without_a_daemon_does_not_start(own: Backend) -> None:
-    assert start(own.environment)[0] == EXIT_HELD
+    assert start(own.environment)[0] == EXIT_RUNNING

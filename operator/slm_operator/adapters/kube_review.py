@@ -1,5 +1,6 @@
 """Asks the API server who a token belongs to, and what its holder may do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ class User:
     """Whom the API server knows by a token."""
 
     name: str
-    told: tuple[tuple[str, Any], ...]
-    """The rest of what it said, for reviews of access."""
+    told: Mapping[str, Any]
+    """All that it said, for reviews of access."""
 
 
 async def review_token(client: KubeClient, token: str, audience: str) -> User | None:
@@ -33,18 +34,17 @@ async def review_token(client: KubeClient, token: str, audience: str) -> User | 
     if not status.get("authenticated") or audience not in status.get("audiences", []):
         return None
     user = status["user"]
-    return User(user["username"], tuple((name, value) for name, value in user.items() if name != "username"))
+    return User(user["username"], user)
 
 
 async def review_access(client: KubeClient, user: User, namespace: str, name: str) -> bool:
     """Whether RBAC, or whatever authorizes on the cluster, lets the user ask an InferenceService."""
     resource = {"group": GROUP, "resource": "inferenceservices", "verb": USE, "namespace": namespace, "name": name}
-    told = dict(user.told)
     spec = {
         "user": user.name,
-        "uid": told.get("uid", ""),
-        "groups": told.get("groups", []),
-        "extra": told.get("extra", {}),
+        "uid": user.told.get("uid", ""),
+        "groups": user.told.get("groups", []),
+        "extra": user.told.get("extra", {}),
         "resourceAttributes": resource,
     }
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}

@@ -7,7 +7,7 @@ which ``slm`` starts. Only references and CRDs need them.
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -33,8 +33,13 @@ def _read_docstrings(model: type) -> Iterator[tuple[str, str]]:
     """Name and docstring of the fields that a class of ours itself declares."""
     if not issubclass(model, BaseModel) or model.__module__.startswith("pydantic"):
         return
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    for node, after in pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
+    found = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    yield from read_docstrings(found.body if isinstance(found, ast.ClassDef) else [])
+
+
+def read_docstrings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """Name and docstring of what is declared with a type and described below, in the order of the source."""
+    for node, after in pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
             if isinstance(text, str):

@@ -203,7 +203,7 @@ class Admissions:
         found = self._by_key.get(service.key)
         if found is None:
             # It was looked up before its caller was reviewed, and what changed meanwhile was told to nobody.
-            now = self._find(service.key)
+            now = self._directory.get(service.key)
             if now is None:
                 raise no_such_model(service.key)
             found = self._by_key[service.key] = Admission(now, self._limits, self._demand, self._gone)
@@ -220,10 +220,7 @@ class Admissions:
 
     def _changed(self, key: str) -> None:
         if key in self._by_key:
-            service = self._find(key)
+            service = self._directory.get(key)
             self._by_key[key].update(service)
             if service is None:
                 self._by_key.pop(key).close()
-
-    def _find(self, key: str) -> Service | None:
-        return next((each for each in self._directory.services() if each.key == key), None)

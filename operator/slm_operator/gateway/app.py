@@ -19,7 +19,7 @@ from slm_operator.gateway.desk import Check, Desk
 from slm_operator.gateway.dialect import ANTHROPIC, OPENAI, Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.engines import Engines
-from slm_operator.gateway.headers import SERVER, RequestIds
+from slm_operator.gateway.headers import SERVER, RequestIds, own_headers
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.ollama import ENGINE_PATHS
 from slm_operator.gateway.ollama_dialect import OllamaErrors
@@ -180,7 +180,7 @@ class Gateway:
             document = _model(await self._desk.find(wanted, caller))
         else:
             document = {"object": "list", "data": [_model(each) for each in await self._desk.allowed(caller)]}
-        return whole(HTTPStatus.OK, json.dumps(document).encode(), _own_headers(record.request_id))
+        return whole(HTTPStatus.OK, json.dumps(document).encode(), own_headers(record.request_id))
 
     def _health(self, *, ready: bool) -> web.StreamResponse:
         status = HTTPStatus.SERVICE_UNAVAILABLE if ready and self._ending else HTTPStatus.OK
@@ -196,7 +196,3 @@ def _dialect_of(record: Record) -> Dialect:
 
 def _model(service: Service) -> dict[str, object]:
     return {"id": service.key, "object": "model", "created": service.created, "owned_by": service.namespace}
-
-
-def _own_headers(request_id: str) -> dict[str, str]:
-    return {"Content-Type": "application/json", "X-Request-Id": request_id, "Server": SERVER}

@@ -25,17 +25,16 @@ class AuditDamaged(Exception):
     """The file's chain is broken, so that nothing can be added to it; the message says where."""
 
 
-class AuditFile:
-    """Adds a line per request to a file that this process alone writes; ``observe`` is a ``record.Observer``."""
+class AuditLines:
+    """Adds a line per request to what this process alone writes; ``observe`` is a ``record.Observer``."""
 
-    def __init__(self, path: Path, wall_clock: Callable[[], float]) -> None:
-        """Go on where the file ends; raises OSError, and AuditDamaged when its chain is broken."""
+    def __init__(self, descriptor: int, chain: Chain, wall_clock: Callable[[], float]) -> None:
+        self._descriptor = descriptor
+        self._chain = chain
         self._wall_clock = wall_clock
         self._unwritten = b""
         self._left_out = 0
         self._failing = False
-        self._chain = _chain_of(path)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
 
     @property
     def head(self) -> str:
@@ -63,7 +62,7 @@ class AuditFile:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "audit_unavailable", message, 5)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write no more."""
         os.close(self._descriptor)
 
     def _write(self) -> None:
@@ -81,16 +80,21 @@ class AuditFile:
             self._left_out = 0
 
 
-class AuditOutput(AuditFile):
-    """Adds a line per request to standard output, where a cluster's log collector keeps it; a chain per process."""
+class AuditFile(AuditLines):
+    """Adds lines to a file, which it goes on with where there is one."""
+
+    def __init__(self, path: Path, wall_clock: Callable[[], float]) -> None:
+        """Go on where the file ends; raises OSError, and AuditDamaged when its chain is broken."""
+        chain = _chain_of(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+        super().__init__(descriptor, chain, wall_clock)
+
+
+class AuditOutput(AuditLines):
+    """Adds lines to standard output, where a cluster's log collector keeps them; a chain per process."""
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
-        self._wall_clock = wall_clock
-        self._unwritten = b""
-        self._left_out = 0
-        self._failing = False
-        self._chain = Chain(FIRST)
-        self._descriptor = _open_output()
+        super().__init__(_open_output(), Chain(FIRST), wall_clock)
 
     def close(self) -> None:
         """Standard output stays."""

@@ -72,6 +72,9 @@ class Directory(Protocol):
     def find(self, model: str, namespace: str) -> Service | None:
         """The service of that name: ``namespace/name``, ``namespace/alias``, or either within the given namespace."""
 
+    def get(self, key: str) -> Service | None:
+        """The service of exactly this key."""
+
     def services(self) -> Sequence[Service]:
         """All of them."""
 
@@ -128,6 +131,10 @@ class MemoryDirectory:
             if found is not None:
                 return found
         return None
+
+    def get(self, key: str) -> Service | None:
+        """See ``Directory``."""
+        return self._services.get(key)
 
     def services(self) -> Sequence[Service]:
         """See ``Directory``; by name."""

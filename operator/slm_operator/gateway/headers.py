@@ -21,6 +21,7 @@ TO_CLIENT = (
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What may stand in a header and a log line as it is."""
+JSON = "application/json"
 SERVER = "slm-gateway"
 """Without versions of what it is made of."""
 
@@ -42,7 +43,7 @@ class RequestIds:
 
 def headers_to_engine(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
     """Headers of the request that the engine gets."""
-    passed = {"Content-Type": "application/json", "X-Request-Id": request_id}
+    passed = {"Content-Type": JSON, "X-Request-Id": request_id}
     for name, written in TO_ENGINE:
         value = headers.get(name)
         if value is not None:
@@ -50,13 +51,14 @@ def headers_to_engine(headers: Mapping[str, str], request_id: str) -> dict[str, 
     return passed
 
 
+def own_headers(request_id: str, content_type: str = JSON) -> dict[str, str]:
+    """What every answer says, whoever gave it."""
+    return {"Content-Type": content_type, "X-Request-Id": request_id, "Server": SERVER}
+
+
 def headers_to_client(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
     """Headers of the answer that the client gets; those of the engine come in lower case."""
-    passed = {
-        "Content-Type": headers.get("content-type", "application/json"),
-        "X-Request-Id": request_id,
-        "Server": SERVER,
-    }
+    passed = own_headers(request_id, headers.get("content-type", JSON))
     for name, written in TO_CLIENT:
         value = headers.get(name)
         if value is not None:

@@ -9,12 +9,12 @@ from slm_operator.gateway.access import Caller
 from slm_operator.gateway.asking import read_ask
 from slm_operator.gateway.desk import Desk
 from slm_operator.gateway.directory import Service
-from slm_operator.gateway.headers import SERVER
+from slm_operator.gateway.headers import own_headers
 from slm_operator.gateway.ollama import CATALOG_PATHS, ENGINE_PATHS, JSON, answer_catalog
 from slm_operator.gateway.ollama_answer import build_loaded
 from slm_operator.gateway.ollama_catalog import Served
 from slm_operator.gateway.ollama_dialect import Ollama, describe_served, now
-from slm_operator.gateway.ollama_errors import OllamaError
+from slm_operator.gateway.ollama_errors import OllamaError, write_json
 from slm_operator.gateway.ollama_request import Call, find_model, parse_document, served_name, translate_request
 from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
@@ -40,9 +40,10 @@ class OllamaFront:
         caller = await self._desk.identify(request, record)
         body = await self._desk.read(request, record)
         try:
-            record.model = find_model(parse_document(body))
+            document = parse_document(body)
+            record.model = find_model(document)
             service = record.service = await self._desk.find(served_name(record.model), caller)
-            call = translate_request(record.route, body, service.about.context_size)
+            call = translate_request(record.route, document, service.about.context_size)
         except OllamaError as problem:
             raise _refusal(problem) from problem
         record.stream = call.stream
@@ -62,7 +63,7 @@ class OllamaFront:
             body = await self._desk.read(request, record) if method == "POST" else b""
             served = await self._served(path, body, caller, record)
         answer = answer_catalog(method, path, body, served)
-        return whole(answer.status, answer.body, _headers(answer.content_type, record))
+        return whole(answer.status, answer.body, own_headers(record.request_id, answer.content_type))
 
     async def _served(self, path: str, body: bytes, caller: Caller, record: Record) -> list[Served]:
         if path not in ABOUT_ONE:
@@ -84,12 +85,7 @@ def _name_for(service: Service, caller: Caller) -> str:
 
 
 def _loaded(call: Call, record: Record) -> web.StreamResponse:
-    body = json.dumps(build_loaded(call, now()), ensure_ascii=False).encode()
-    return whole(HTTPStatus.OK, body, _headers(JSON, record))
-
-
-def _headers(content_type: str, record: Record) -> dict[str, str]:
-    return {"Content-Type": content_type, "X-Request-Id": record.request_id, "Server": SERVER}
+    return whole(HTTPStatus.OK, write_json(build_loaded(call, now())), own_headers(record.request_id, JSON))
 
 
 def _refusal(problem: OllamaError) -> Refusal:

@@ -75,12 +75,12 @@ def parse_document(body: bytes) -> dict[str, Any]:
     return document
 
 
-def translate_request(path: str, body: bytes, context_size: int = 0) -> Call:
+def translate_request(path: str, document: Mapping[str, Any], context_size: int = 0) -> Call:
     """A POST to one of Ollama's paths that an engine answers; raises OllamaError with the status to give."""
     translate = ROUTES.get(path)
     if translate is None:
         raise OllamaError(f"path {path} is not served here", 404)
-    return translate(parse_document(body), context_size)
+    return translate(document, context_size)
 
 
 def translate_chat(document: Mapping[str, Any], context_size: int = 0) -> Call:

@@ -8,7 +8,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.helpers import rfc822_formatted_time
 
 from slm_operator.gateway.dialect import OPENAI, Dialect
-from slm_operator.gateway.headers import SERVER, headers_to_client
+from slm_operator.gateway.headers import headers_to_client, own_headers
 from slm_operator.gateway.refusal import Refusal
 
 AT_ONCE_BYTES = 32 * 2**10
@@ -60,8 +60,7 @@ def whole(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamRes
 
 def refused(refusal: Refusal, request_id: str, dialect: Dialect = OPENAI) -> web.StreamResponse:
     """An error in one piece."""
-    headers = {"Content-Type": "application/json", "X-Request-Id": request_id, "Server": SERVER, **refusal.headers}
-    return whole(refusal.status, dialect.error(refusal), headers)
+    return whole(refusal.status, dialect.error(refusal), own_headers(request_id) | refusal.headers)
 
 
 class Stream:

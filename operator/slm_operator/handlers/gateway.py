@@ -1,15 +1,11 @@
 """``slm-gateway``: the front door of a cluster's InferenceServices."""
 
-import argparse
 import asyncio
 import logging
 import ssl
 import sys
 import time
 from collections.abc import Sequence
-
-from prometheus_client import disable_created_metrics
-from pydantic import ValidationError
 
 from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_audit import Audit
@@ -26,7 +22,7 @@ from slm_operator.gateway.listening import Listener, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
 from slm_operator.gateway.serving import Stop, run, serve_until_told
 from slm_operator.handlers.gateway_keys import KeyReader
-from slm_operator.handlers.logs import configure_logging
+from slm_operator.handlers.program import EXIT_MALFORMED, begin
 from slm_operator.handlers.reviewing import Reviewer
 from slm_operator.handlers.watching import watch
 from slm_operator.settings import GatewaySettings
@@ -111,26 +107,12 @@ def _count_nothing(_verb: str, _path: str, _status: int) -> None:
     """The operator's metrics count requests to the API server; a gateway makes few."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line, which has no options: a Deployment sets variables."""
-    return argparse.ArgumentParser(
-        prog="slm-gateway",
-        description="One address, with OpenAI's and Ollama's API, in front of a cluster's InferenceServices.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
-    build_parser().parse_args(argv)
-    try:
-        settings = GatewaySettings()
-    except ValidationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series per counter that nobody draws.
-    configure_logging(settings.log_format, settings.log_level)
+    description = "One address, with OpenAI's and Ollama's API, in front of a cluster's InferenceServices."
+    settings = begin("slm-gateway", description, EPILOG, GatewaySettings, argv)
+    if settings is None:
+        return EXIT_MALFORMED
     code = 0
     try:
         run(serve(settings))

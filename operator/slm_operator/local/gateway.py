@@ -28,8 +28,7 @@ from slm_operator.gateway.serving import Stop, run, serve_until_told
 from slm_operator.local import locks
 from slm_operator.local.daemon import configure_logging
 from slm_operator.local.demand import report_forever
-from slm_operator.local.gateway_keeper import EXIT_HELD, EXIT_MALFORMED
-from slm_operator.local.lifecycle import PROBE_PATIENCE_SECONDS, running_pid
+from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, PROBE_PATIENCE_SECONDS, running_pid
 from slm_operator.local.paths import LocalPaths
 from slm_operator.settings import Settings
 
@@ -94,10 +93,10 @@ def main() -> int:
             write = lock.enter_context(locks.hold(paths.gateway_lock, PROBE_PATIENCE_SECONDS))
             write(os.getpid())
             if running_pid(paths) is None:
-                return EXIT_HELD  # `slm down` may have looked for a gateway before this one held the lock.
+                return EXIT_RUNNING  # `slm down` may have looked for a gateway before this one held the lock.
             run(serve(paths, settings, lambda port: write(os.getpid(), port), lock.close))
     except locks.Held:
-        return EXIT_HELD
+        return EXIT_RUNNING
     except (ValidationError, SlmError, AuditDamaged, PortTaken, OSError) as error:
         sys.stderr.write(f"The gateway cannot start: {error}\n")
         return EXIT_MALFORMED

@@ -9,20 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import psutil
 
 from slm_operator.adapters.pod_status import LOCAL_ADDRESS
 from slm_operator.local import locks
-from slm_operator.local.lifecycle import log_tail, spawn
+from slm_operator.local.lifecycle import EXIT_RUNNING, log_tail, spawn
 from slm_operator.local.paths import LocalPaths
 
 GATEWAY_COMMAND = (sys.executable, "-m", "slm_operator.local.gateway")
-EXIT_MALFORMED: Final = 2
-"""The gateway's exit code when its settings, port or files cannot be used."""
-EXIT_HELD: Final = 5
-"""The gateway's exit code when another one runs, or the daemon that started it has ended."""
 LOOK_SECONDS = 0.2
 """How often the gateway is looked for: one system call each."""
 HEALTHY_SECONDS = 10.0
@@ -68,7 +63,7 @@ class GatewayKeeper:
                 began = time.monotonic()
                 self._child = spawn(GATEWAY_COMMAND, self._paths.gateway_log)
                 code = await self._wait_while_alone(self._child)
-                if code not in (None, 0, EXIT_HELD):
+                if code not in (None, 0, EXIT_RUNNING):
                     problem = f"exit code {code}: {log_tail(self._paths.gateway_log)}"
                     log.warning("the gateway ended", extra={"error": problem})
                 lasted = time.monotonic() - began

@@ -19,9 +19,10 @@ from slm_operator.local.paths import LocalPaths
 
 DAEMON_COMMAND = (sys.executable, "-m", "slm_operator.local.daemon")
 EXIT_RUNNING: Final = 5
-"""The daemon's exit code when another one holds the state folder."""
+"""The daemon's and the gateway's exit code when another one holds the state folder, and the gateway's when the daemon
+that started it has ended."""
 EXIT_MALFORMED: Final = 2
-"""The daemon's exit code when its settings or folders cannot be used."""
+"""The daemon's and the gateway's exit code when settings, folders or the port cannot be used."""
 POLL_SECONDS = 0.05
 PROBE_PATIENCE_SECONDS = 1.0
 """How long a starting daemon waits for the lock: `slm status` holds it shared for microseconds."""
