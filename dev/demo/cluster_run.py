@@ -29,9 +29,30 @@ NAMESPACE, SYSTEM, RELEASE = "demo", "slm-system", "slm-operator"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 VISITOR = "visitor"
 """A Pod that looks at the service from inside, and at the store."""
+GATEWAY = f"http://{RELEASE}-gateway.{SYSTEM}.svc"
+"""The one address for all services, as pods see it."""
+AUDIENCE, TOKEN = "slm.dev", "/var/run/secrets/slm.dev/token"
+"""What the gateway wants to be shown: a service account's token that was made for it."""
+CALLERS: list[dict[str, Any]] = [
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "callers"},
+        "rules": [{"apiGroups": ["slm.dev"], "resources": ["inferenceservices"], "verbs": ["use"]}],
+    },
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "callers"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "callers"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default"}],
+    },
+]
+"""Lets pods of a namespace, which run as its default account, ask its services."""
 ASK_INSIDE = """
 import json, sys, urllib.request
-request = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), {"Content-Type": "application/json"})
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + open(sys.argv[3]).read()}
+request = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), headers)
 print(json.load(urllib.request.urlopen(request, timeout=120))["choices"][0]["message"]["content"].strip())
 """
 
@@ -102,16 +123,15 @@ class Stage:
         )
 
     def visit(self) -> None:
-        """Start the Pod that looks from inside."""
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(visitor(self.images["slm-pipelines"])))
+        """Start the Pod that looks from inside, and may ask."""
+        manifests = [*CALLERS, visitor(self.images["slm-pipelines"])]
+        self.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, manifests)))
         self.kubectl("wait", f"pod/{VISITOR}", "--for=condition=Ready", "--timeout=120s")
 
     def ask_inside(self) -> str:
-        """A chat answer through the Service, from another Pod."""
-        url = f"{self.get('InferenceService')['status']['url']}/v1/chat/completions"
-        return self.kubectl(
-            "exec", VISITOR, "--", "python3", "-c", ASK_INSIDE, url, json.dumps(stage.question())
-        ).strip()
+        """A chat answer through the gateway, from another Pod."""
+        url, body = f"{GATEWAY}/v1/chat/completions", json.dumps({**stage.question(), "model": "demo"})
+        return self.kubectl("exec", VISITOR, "--", "python3", "-c", ASK_INSIDE, url, body, TOKEN).strip()
 
     @contextlib.contextmanager
     def forwarded(self) -> Iterator[str]:
@@ -140,14 +160,18 @@ class Stage:
 
 
 def visitor(image: str) -> dict[str, Any]:
-    """A Pod under PSS restricted that mounts the store to read it."""
+    """A Pod under PSS restricted that mounts the store to read it, and holds a token for the gateway."""
     security = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+    token = {"path": Path(TOKEN).name, "audience": AUDIENCE}
     container = {
         "name": "main",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sleep", "3600"],
-        "volumeMounts": [{"name": "store", "mountPath": "/store", "readOnly": True}],
+        "volumeMounts": [
+            {"name": "store", "mountPath": "/store", "readOnly": True},
+            {"name": "token", "mountPath": str(Path(TOKEN).parent), "readOnly": True},
+        ],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     return {
@@ -158,7 +182,10 @@ def visitor(image: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {**security, "seccompProfile": {"type": "RuntimeDefault"}},
-            "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "slm-store", "readOnly": True}}],
+            "volumes": [
+                {"name": "store", "persistentVolumeClaim": {"claimName": "slm-store", "readOnly": True}},
+                {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+            ],
             "containers": [container],
         },
     }

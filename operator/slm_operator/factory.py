@@ -61,6 +61,8 @@ def build_cluster_placement(settings: OperatorSettings) -> Placement:
             access_mode=settings.store_access_mode,
             image_pull_policy=settings.image_pull_policy,
             image_pull_secrets=settings.image_pull_secrets,
+            gateway_namespace=settings.gateway_account.partition("/")[0],
+            engine_callers=settings.engine_callers,
         ),
     )
 

@@ -129,12 +129,17 @@ class OperatorSettings(BaseSettings):
     """Base address of the hub where a source names none. Default: the public hub."""
     allow_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated host or host:port inside private networks that may be contacted. Default: none."""
+    gateway_account: str = Field(default="", pattern=r"^([^/]+/[^/]+)?$")
+    """Service account of the gateways, as namespace/name, whose reports of demand are heard. Default: none is."""
+    engine_callers: Annotated[tuple[str, ...], NoDecode] = ("*",)
+    """Comma-separated namespaces whose pods may reach engines; `gateway` stands for the gateways' pods alone, * for
+    everybody. Default: *."""
     log_format: Literal["json", "text"] = "text"
     """Form of the log lines. Default: text."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe lines that are logged. Default: info."""
 
-    @field_validator("watch_namespaces", "image_pull_secrets", "allow_private_hosts", mode="before")
+    @field_validator("watch_namespaces", "image_pull_secrets", "allow_private_hosts", "engine_callers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return _split_commas(value)
@@ -159,6 +164,17 @@ class GatewaySettings(BaseSettings):
     """File with its private key, PEM."""
     gateway_audience: str = "slm.dev"
     """Audience that service-account tokens must have been made for. Default: slm.dev."""
+    gateway_drain_seconds: float = Field(default=60.0, ge=0)
+    """How long answers under way may go on after the gateway was told to end, seconds. Default: 60."""
+    gateway_token_review: bool = True
+    """Whether tokens of service accounts are good, which needs the right to ask for reviews. Default: true."""
+    demand_url: str = ""
+    """Address of the operator's /demand, where demand is reported to every address that its host name has. Default:
+    none, which reports nothing."""
+    demand_token: Path = Field(default_factory=lambda: Path("/var/run/secrets/slm.dev/demand/token"))
+    """File with the token for it. Default: /var/run/secrets/slm.dev/demand/token."""
+    pod_name: str = Field(default_factory=socket.gethostname)
+    """Who this gateway is, as it reports demand. Default: the host's name."""
     gateway_audit: Literal["none", "stdout"] = "stdout"
     """Where a line per request goes; it never holds a prompt. Default: stdout."""
     log_format: Literal["json", "text"] = "text"

@@ -107,9 +107,13 @@ def _attributes(right: Right) -> dict[str, str]:
     return found | ({"name": right.name} if right.name else {})
 
 
-def environment_of(documents: Iterable[Manifest]) -> dict[str, str]:
-    """The operator's settings as its Deployment says them, but for those that only a pod knows."""
-    (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+def environment_of(documents: Iterable[Manifest], component: str = "operator") -> dict[str, str]:
+    """The settings of a part as its Deployment says them, but for those that only a pod knows."""
+    (deployment,) = [
+        each
+        for each in documents
+        if each["kind"] == "Deployment" and each["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 

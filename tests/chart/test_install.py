@@ -22,6 +22,8 @@ from tests.support.openapi import write_schemas
 
 MODEL = yaml.safe_load((ROOT / "examples/gitops/models/model.yaml").read_text())
 CRDS = {f"customresourcedefinition.apiextensions.k8s.io/{path.stem}.slm.dev" for path in (ROOT / "crds").glob("*.yaml")}
+PODS = 4
+"""Two of the operator, two of the gateway."""
 OWN = "deploy,sa,svc,pdb,networkpolicy,role,rolebinding"
 
 
@@ -46,12 +48,12 @@ def wait_for_kinds(site: Site) -> None:
     site.cluster.kubectl("wait", "--for=condition=Established", *sorted(CRDS), "--timeout=60s")
 
 
-def test_an_installation_makes_two_restricted_pods_and_serves_the_kinds(released: Site) -> None:
+def test_an_installation_makes_restricted_pods_and_serves_the_kinds(released: Site) -> None:
     said = released.install({})
     assert "STATUS: deployed" in said
     wait_for_kinds(released)
     # The namespace enforces PSS restricted: a pod that is made was admitted.
-    released.wait_until(lambda: len(released.names("pods", "-n", NAMESPACE)) == 2, "two pods are made")
+    released.wait_until(lambda: len(released.names("pods", "-n", NAMESPACE)) == PODS, "the pods are made")
     released.apply({**MODEL, "metadata": {"name": "m", "namespace": NAMESPACE}})
     assert released.names("slm-all", "-n", NAMESPACE) == {"slmmodel.slm.dev/m"}
 
@@ -110,11 +112,11 @@ def test_without_keep_the_kinds_go_with_the_release(released: Site) -> None:
     released.wait_until(lambda: not released.names("crd") & CRDS, "the CRDs are gone")
 
 
-def test_the_kustomization_is_accepted_and_makes_the_same_two_pods(released: Site) -> None:
+def test_the_kustomization_is_accepted_and_makes_the_same_pods(released: Site) -> None:
     folder = str(ROOT / "deploy/kustomize")
     released.cluster.kubectl("apply", "-k", folder)
     try:
-        released.wait_until(lambda: len(released.names("pods", "-n", NAMESPACE)) == 2, "two pods are made")
+        released.wait_until(lambda: len(released.names("pods", "-n", NAMESPACE)) == PODS, "the pods are made")
         assert released.cluster.kubectl("diff", "-k", folder) == ""
     finally:
         objects = [each for each in render({}) if each["kind"] != "CustomResourceDefinition"]
@@ -147,7 +149,7 @@ def test_every_rendered_object_fits_the_servers_schemas(schemas: str, case: str)
 
 
 def test_a_field_that_the_server_does_not_know_does_not_fit(schemas: str) -> None:
-    (deployment,) = [each for each in render({}) if each["kind"] == "Deployment"]
+    deployment = next(each for each in render({}) if each["kind"] == "Deployment")
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
     done = conform(schemas, [deployment])
     assert done.returncode == 1

@@ -17,7 +17,9 @@ from dev.cluster.versions import chosen_version
 from dev.generate import compare_files
 from dev.rendering import CHART, NAMESPACE, RELEASE, ROOT, Manifest, helm, render
 from slm_operator.adapters.metrics import Metrics
-from slm_operator.settings import OperatorSettings
+from slm_operator.core.manifests.network import build_callers
+from slm_operator.core.placement import ClusterPods
+from slm_operator.settings import GatewaySettings, OperatorSettings
 from tests.chart.installing import environment_of, refusal
 
 CASES = rendering.read_cases()
@@ -67,13 +69,15 @@ def test_a_stale_file_is_shown_and_removed_by_the_target(
 
 
 @every_case
-def test_no_rule_has_a_wildcard_or_names_secrets_or_deletes_claims(case: str) -> None:
+def test_no_rule_has_a_wildcard_or_deletes_claims_and_only_the_gateways_lists_secrets(case: str) -> None:
     for role in render(CASES[case]):
         if role["kind"] not in {"Role", "ClusterRole"}:
             continue
         for rule in role["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], role["metadata"]["name"]
-            assert not [each for each in rule["resources"] if each.startswith("secrets")]
+            secrets = [each for each in rule["resources"] if each.startswith("secrets")]
+            keys = (role["kind"], role["metadata"]["name"].endswith("-gateway-keys")) == ("Role", True)
+            assert not secrets or (keys and rule["verbs"] == ["list"] and role["metadata"]["namespace"] == NAMESPACE)
             if "persistentvolumeclaims" in rule["resources"]:
                 assert not {"delete", "deletecollection", "update"} & set(rule["verbs"])
 
@@ -81,7 +85,7 @@ def test_no_rule_has_a_wildcard_or_names_secrets_or_deletes_claims(case: str) ->
 @every_case
 def test_every_pod_is_restricted_and_has_requests_and_limits(case: str) -> None:
     pods = pod_templates(render(CASES[case]))
-    assert len(pods) == 2
+    assert len(pods) == (2 if case == "minimal" else 3)
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -110,6 +114,9 @@ def test_in_namespaced_mode_nothing_cluster_wide_is_left_but_what_cannot_be_name
     assert {(each["kind"], each["metadata"]["name"]) for each in kept} == {
         ("ClusterRole", "slm-operator-view"),
         ("ClusterRole", "slm-operator-edit"),
+        # Who calls is asked of the whole cluster or not at all.
+        *((kind, "slm-operator-gateway-reviews") for kind in ("ClusterRole", "ClusterRoleBinding")),
+        *((kind, "slm-operator-demand") for kind in ("ClusterRole", "ClusterRoleBinding")),
         *(("CustomResourceDefinition", f"{name}.slm.dev") for name in ("slmmodels", "quantjobs", "inferenceservices")),
     }
     assert [each for each in render(CASES["namespaced"]) if each["kind"] in wide] == []
@@ -131,8 +138,8 @@ DIGEST = "sha256:" + "ab" * 32
     ],
 )
 def test_images_are_named_by_registry_repository_tag_and_digest(images: dict[str, Any], expected: str) -> None:
-    (deployment,) = of_kind(render({"images": images}), "Deployment")
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == expected
+    for deployment in of_kind(render({"images": images}), "Deployment"):  # The gateway is a program of the same image.
+        assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == expected
 
 
 @pytest.mark.parametrize(
@@ -149,6 +156,9 @@ def test_images_are_named_by_registry_repository_tag_and_digest(images: dict[str
         ({"imagePullSecrets": ["regcred"]}, ["at '/imagePullSecrets/0'", "got string, want object"]),
         ({"replicas": -1}, ["at '/replicas'", "minimum: got -1, want 0"]),
         ({"podLabels": {"app.kubernetes.io/name": "x"}}, ["at '/podLabels/app.kubernetes.io~1name'"]),
+        ({"gateway": {"tls": {"secret": "x"}}}, ["at '/gateway/tls'", "additional properties 'secret' not allowed"]),
+        ({"gateway": {"service": {"type": "External"}}}, ["at '/gateway/service/type'", "'ClusterIP', 'NodePort'"]),
+        ({"networkPolicy": {"engineCallers": ["Team_A"]}}, ["at '/networkPolicy/engineCallers/0'"]),
         ({"log": {"level": "loud"}}, ["at '/log/level'", "'debug', 'info', 'warning', 'error'"]),
     ],
 )
@@ -160,16 +170,36 @@ def test_unknown_keys_and_wrong_values_are_refused_naming_the_place(values: dict
 def test_two_releases_differ_in_every_name_that_is_cluster_wide() -> None:
     wide = {"ClusterRole", "ClusterRoleBinding"}
     names = [{each["metadata"]["name"] for each in render({}, name) if each["kind"] in wide} for name in ("a", "b")]
-    assert names == [{f"{name}-slm-operator{end}" for end in ("", "-view", "-edit")} for name in ("a", "b")]
+    ends = ("", "-view", "-edit", "-demand", "-gateway", "-gateway-reviews")
+    assert names == [{f"{name}-slm-operator{end}" for end in ends} for name in ("a", "b")]
 
 
-def test_selectors_find_the_operators_pods_and_not_the_check() -> None:
+def test_selectors_find_the_pods_of_their_own_part_and_no_others() -> None:
     documents = render({})
-    (deployment,), (service,), (check,) = (of_kind(documents, kind) for kind in ("Deployment", "Service", "Pod"))
-    wanted = service["spec"]["selector"].items()
-    assert deployment["spec"]["selector"]["matchLabels"].items() == wanted
-    assert wanted <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    assert not wanted <= check["metadata"]["labels"].items()
+    (check,) = of_kind(documents, "Pod")
+    deployments = {each["metadata"]["name"]: each for each in of_kind(documents, "Deployment")}
+    pods = {name: each["spec"]["template"]["metadata"]["labels"] for name, each in deployments.items()}
+    assert set(pods) == {RELEASE, f"{RELEASE}-gateway"}
+    services = {each["metadata"]["name"]: each["spec"]["selector"] for each in of_kind(documents, "Service")}
+    parts = {RELEASE: RELEASE, f"{RELEASE}-demand": RELEASE, f"{RELEASE}-gateway": f"{RELEASE}-gateway"}
+    assert set(services) == set(parts)
+    for service, selector in services.items():
+        assert deployments[parts[service]]["spec"]["selector"]["matchLabels"] == selector
+        assert [name for name, labels in pods.items() if selector.items() <= labels.items()] == [parts[service]]
+        assert not selector.items() <= check["metadata"]["labels"].items()
+
+
+def test_the_gateways_pods_are_those_that_the_operator_lets_into_engines() -> None:
+    documents = render({})
+    environment = environment_of(documents)
+    namespace, _, account = environment["SLM_GATEWAY_ACCOUNT"].partition("/")
+    (gateway,) = [each for each in of_kind(documents, "Deployment") if each["metadata"]["name"].endswith("-gateway")]
+    template = gateway["spec"]["template"]
+    assert (gateway["metadata"]["namespace"], template["spec"]["serviceAccountName"]) == (namespace, account)
+    (peer,) = build_callers(ClusterPods(gateway_namespace=namespace, engine_callers=("gateway",)))
+    assert peer["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert environment["SLM_ENGINE_CALLERS"] == "gateway"
+    assert environment_of(render({"gateway": {"enabled": False}}))["SLM_ENGINE_CALLERS"] == "*"
 
 
 def test_notes_say_what_is_reconciled_and_what_is_missing() -> None:
@@ -190,6 +220,22 @@ def test_the_dashboard_reads_every_metric_of_the_operator_and_no_other() -> None
     offered = set(re.findall(r"^# TYPE (\w+) ", Metrics().render().decode(), re.MULTILINE))
     assert {name for name in offered if name.startswith("slm_operator_")} <= read <= offered
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {"${datasource}"}
+
+
+@every_case
+def test_the_gateway_takes_the_settings_of_every_case(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, documents = CASES[case], render(CASES[case])
+    if not values.get("gateway", {}).get("enabled", True):
+        assert len(of_kind(documents, "Deployment")) == 1
+        return
+    for name, value in environment_of(documents, "gateway").items():
+        monkeypatch.setenv(name, value)
+    settings, chosen = GatewaySettings(), values.get("gateway", {})
+    assert settings.watch_namespaces == tuple(values.get("watchNamespaces", ()))
+    assert settings.gateway_audience == chosen.get("audience", "slm.dev")
+    assert settings.gateway_drain_seconds == chosen.get("drainSeconds", 300)
+    assert settings.gateway_token_review == bool(settings.demand_url) == chosen.get("tokenReview", True)
+    assert (settings.gateway_tls_cert is not None) == ("tls" in chosen)
 
 
 @every_case
@@ -217,10 +263,11 @@ def test_the_overlay_of_the_docs_changes_the_image_and_adds_a_setting(tmp_path: 
     (overlay,) = re.findall(r"^```yaml\n(resources:.*?)^```", page, re.MULTILINE | re.DOTALL)
     base = os.path.relpath(ROOT / "deploy/kustomize", tmp_path)
     (tmp_path / "kustomization.yaml").write_text(re.sub(r"https://\S+", base, overlay))
-    (deployment,) = of_kind(kustomize(tmp_path), "Deployment")
+    deployment, gateway = of_kind(kustomize(tmp_path), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example.com/slm-operator:0.1.0"
     assert {"name": "SLM_STORE_CLASS", "value": "fast"} in container["env"]
+    assert gateway["spec"]["template"]["spec"]["containers"][0]["image"] == container["image"]
 
 
 def test_the_kustomization_holds_the_charts_default_objects_and_a_namespace() -> None:

@@ -44,6 +44,7 @@ NEVER = (
     *((verb, kind) for kind in KINDS for verb in ("create", "update", "delete", "deletecollection")),
     *(("update", f"{kind}/status") for kind in KINDS),
     ("create", "core/serviceaccounts/token"),
+    ("create", "authorization.k8s.io/subjectaccessreviews"),
     ("impersonate", "core/serviceaccounts"),
     *((verb, f"rbac.authorization.k8s.io/{name}") for name in ("roles", "rolebindings") for verb in ("create", "bind")),
     ("escalate", "rbac.authorization.k8s.io/roles"),
@@ -52,6 +53,20 @@ NEVER = (
     ("*", "*/*"),
 )
 """What it must not be able to do anywhere."""
+REVIEW = ("create", "authentication.k8s.io/tokenreviews")
+"""Of gateways that report demand."""
+GATEWAY_RIGHTS = tuple((verb, kind) for kind in (*KINDS, "core/pods") for verb in ("get", "list", "watch"))
+GATEWAY_NEVER = (
+    *((verb, kind) for kind in KINDS for verb in ("create", "update", "patch", "delete", "use")),
+    *((verb, f"{kind}/status") for kind in KINDS for verb in ("update", "patch")),
+    *((verb, child) for child in CHILDREN for verb in ("get", "create", "patch", "delete")),
+    *((verb, "core/secrets") for verb in ("get", "watch", "create", "update", "patch", "delete")),
+    ("get", "core/pods/log"),
+    ("create", "core/pods/exec"),
+    ("create", "core/serviceaccounts/token"),
+    ("impersonate", "core/serviceaccounts"),
+    ("*", "*/*"),
+)
 NEVER_CLUSTER_WIDE = (
     *((verb, name) for name in ("core/namespaces", "core/nodes") for verb in ("get", "list", "patch")),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions") for verb in ("get", "create", "patch", "delete")),
@@ -71,7 +86,7 @@ NEVER_CLUSTER_WIDE = (
     ),
     ("impersonate", "core/users"),
 )
-OPERATOR = account(NAMESPACE)
+OPERATOR, GATEWAY = account(NAMESPACE), account(NAMESPACE, f"{RELEASE}-gateway")
 ACCOUNT_GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
 
 
@@ -79,8 +94,8 @@ def rights(pairs: Sequence[tuple[str, str]], namespace: str = "") -> list[Right]
     return [Right(verb, resource, namespace) for verb, resource in pairs]
 
 
-def assert_all(site: Site, questions: Sequence[Right], *, allowed: bool) -> None:
-    answers = site.allowed(OPERATOR, questions, ACCOUNT_GROUPS)
+def assert_all(site: Site, questions: Sequence[Right], *, allowed: bool, who: str = OPERATOR) -> None:
+    answers = site.allowed(who, questions, ACCOUNT_GROUPS)
     assert len(answers) == len(questions)
     assert [right for right, answer in zip(questions, answers, strict=True) if answer is not allowed] == []
 
@@ -109,6 +124,15 @@ def test_everywhere_the_operator_may_do_what_it_needs(everywhere: Site) -> None:
 def test_everywhere_the_operator_may_do_nothing_else(everywhere: Site) -> None:
     questions = [*rights(NEVER, "default"), *rights(NEVER, NAMESPACE), *rights(NEVER), *rights(NEVER_CLUSTER_WIDE)]
     assert_all(everywhere, questions, allowed=False)
+
+
+def test_the_gateway_may_look_and_ask_who_calls_and_nothing_else(everywhere: Site) -> None:
+    reviews = [Right("create", "authentication.k8s.io/tokenreviews")]
+    reviews += [Right("create", "authorization.k8s.io/subjectaccessreviews")]
+    keys = Right("list", "core/secrets", NAMESPACE)
+    assert_all(everywhere, [*rights(GATEWAY_RIGHTS, "default"), *reviews, keys], allowed=True, who=GATEWAY)
+    never = [*rights(GATEWAY_NEVER, NAMESPACE), *rights(GATEWAY_NEVER), *rights(NEVER_CLUSTER_WIDE), *lease(NAMESPACE)]
+    assert_all(everywhere, [*never, Right("list", "core/secrets", "default")], allowed=False, who=GATEWAY)
 
 
 def lease(namespace: str, name: str = RELEASE) -> list[Right]:
@@ -157,8 +181,10 @@ def served_rights(site: Site, namespace: str) -> set[tuple[str, str]]:
 
 
 def test_the_servers_list_of_rights_is_the_golden_file(everywhere: Site) -> None:
-    golden = golden_rights("default", f"ClusterRole {RELEASE}")
-    assert golden == {*RIGHTS}
+    golden = golden_rights("default", f"ClusterRole {RELEASE}") | golden_rights(
+        "default", f"ClusterRole {RELEASE}-demand"
+    )
+    assert golden == {*RIGHTS, REVIEW}
     assert served_rights(everywhere, "default") == golden
 
 
@@ -197,7 +223,8 @@ USER_TABLE = [
     ("view", [("get", KINDS[0]), ("list", KINDS[1]), ("watch", KINDS[2]), ("get", f"{KINDS[2]}/status")], True),
     ("view", [("create", KINDS[0]), ("patch", KINDS[2]), ("delete", KINDS[1]), ("patch", f"{KINDS[2]}/scale")], False),
     ("edit", [(verb, kind) for kind in KINDS for verb in ("get", "create", "update", "patch", "delete")], True),
-    ("edit", [("patch", f"{KINDS[2]}/scale"), ("get", f"{KINDS[2]}/scale")], True),
+    ("edit", [("patch", f"{KINDS[2]}/scale"), ("get", f"{KINDS[2]}/scale"), ("use", KINDS[2])], True),
+    ("view", [("use", KINDS[2])], False),
     ("edit", [("patch", f"{KINDS[0]}/status"), ("update", f"{KINDS[1]}/finalizers")], False),
     ("admin", [("create", KINDS[0]), ("get", KINDS[1]), ("patch", f"{KINDS[2]}/scale")], True),
 ]
@@ -228,7 +255,8 @@ def bind(cluster: Cluster, role: str, user: str) -> None:
 def test_in_two_namespaces_it_may_do_there_what_it_needs(in_two_namespaces: Site) -> None:
     assert_all(in_two_namespaces, [*rights(RIGHTS, "team-a"), *rights(RIGHTS, "team-b")], allowed=True)
     assert_all(in_two_namespaces, lease(NAMESPACE), allowed=True)
-    assert served_rights(in_two_namespaces, "team-a") == golden_rights("namespaced", f"Role {RELEASE} in team-a")
+    golden = golden_rights("namespaced", f"Role {RELEASE} in team-a")
+    assert served_rights(in_two_namespaces, "team-a") == golden | {REVIEW}
 
 
 def test_in_two_namespaces_it_may_do_nothing_elsewhere(in_two_namespaces: Site) -> None:

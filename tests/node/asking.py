@@ -1,40 +1,71 @@
-"""A pod that asks a service for chat answers without a break, as an application in the cluster does."""
+"""A pod that asks for chat answers without a break, as an application in the cluster does."""
 
 import json
 from types import TracebackType
 from typing import Any, Self
 
-from dev.demo.cluster_run import visitor
+from dev.demo.cluster_run import GATEWAY, TOKEN, visitor
 from tests.support.installed import Namespace, until
 
 ASK = """
-import json, sys, time, urllib.request
-body = json.dumps({"messages": [{"role": "user", "content": "What is a list?"}], "max_tokens": 8, "temperature": 0})
-number = 0
-while True:
-    number += 1
-    request = urllib.request.Request(sys.argv[1], body.encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            told = json.load(answer)["choices"][0]["message"]["content"]
-            print(json.dumps({"number": number, "answer": told}), flush=True)
-    except Exception as problem:
-        print(json.dumps({"number": number, "failure": repr(problem), "at": time.time()}), flush=True)
-    time.sleep(0.02)
+import json, sys, threading, time, urllib.request
+url, body, token, askers = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+
+def ask():
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = "Bearer " + open(token).read()
+    told, finished, ended = "", False, not json.loads(body).get("stream")
+    with urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers), timeout=300) as answer:
+        if ended:
+            return json.load(answer)["choices"][0]["message"]["content"]
+        for line in answer:
+            piece = line.decode().removeprefix("data: ").strip()
+            if piece == "[DONE]":
+                ended = True
+            elif piece.startswith("{"):
+                for choice in json.loads(piece)["choices"]:
+                    told += choice["delta"].get("content") or ""
+                    finished = finished or bool(choice["finish_reason"])
+    if not (ended and finished):
+        raise EOFError("the stream was cut: " + told)
+    return told
+
+def ask_forever():
+    while True:
+        began = time.time()
+        try:
+            outcome = {"answer": ask()}
+        except Exception as problem:
+            said = problem.read().decode() if hasattr(problem, "read") else ""
+            outcome = {"failure": repr(problem) + " " + said}
+        print(json.dumps({**outcome, "at": began, "seconds": round(time.time() - began, 3)}), flush=True)
+        time.sleep(0.02)
+
+for _ in range(askers):
+    threading.Thread(target=ask_forever).start()
 """
+QUESTION: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is a list?"}],
+    "max_tokens": 8,
+    "temperature": 0,
+}
 
 
 class Asker:
-    """Asks while the context lasts; each request is a connection of its own."""
+    """Asks a service itself while the context lasts; each request is a connection of its own."""
 
     def __init__(self, place: Namespace, service: str, image: str) -> None:
         self._place = place
         self._pod = f"asker-{service}"
-        url = f"http://{service}/v1/chat/completions"
         self._manifest = visitor(image)
         self._manifest["metadata"]["name"] = self._pod
-        self._manifest["spec"]["containers"][0]["command"] = ["python3", "-c", ASK, url]
         self._lines: list[dict[str, Any]] = []
+        self._ask(f"http://{service}/v1/chat/completions", QUESTION)
+
+    def _ask(self, url: str, body: dict[str, Any], token: str = "", askers: int = 1) -> None:
+        command = ["python3", "-c", ASK, url, json.dumps(body), token, str(askers)]
+        self._manifest["spec"]["containers"][0]["command"] = command
 
     def __enter__(self) -> Self:
         self._place.apply(self._manifest)
@@ -63,3 +94,13 @@ class Asker:
     def _read(self) -> list[dict[str, Any]]:
         text = self._place.kubectl("logs", self._pod, "--ignore-errors", "--pod-running-timeout=120s")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+
+class GatewayAsker(Asker):
+    """Asks through the gateway, for streams, from several threads."""
+
+    def __init__(self, place: Namespace, service: str, image: str, askers: int = 1, tokens: int = 8) -> None:
+        super().__init__(place, service, image)
+        self._pod = self._manifest["metadata"]["name"] = f"asker-gateway-{service}-{askers}"
+        body = {**QUESTION, "model": service, "stream": True, "max_tokens": tokens}
+        self._ask(f"{GATEWAY}/v1/chat/completions", body, TOKEN, askers)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dev import chart, generate
-from slm_operator.settings import OperatorSettings
+from slm_operator.settings import GatewaySettings, OperatorSettings
 
 VALUES = """\
 # Values of something.
@@ -104,10 +104,20 @@ def test_an_unknown_crd_in_the_charts_folder_is_found_and_removed(tmp_path: Path
     assert not stale.exists()
 
 
-def test_the_chart_sets_every_setting_of_the_operator_and_no_other() -> None:
-    template = (chart.CHART / "templates" / "_environment.tpl").read_text()
-    wanted = {f"SLM_{name.upper()}" for name in OperatorSettings.model_fields}
-    assert set(re.findall(r"\bSLM_\w+", template)) == wanted
+@pytest.mark.parametrize(
+    ("template", "settings", "left"),
+    [
+        ("_environment.tpl", OperatorSettings, set()),
+        # Where the kubelet writes the token is where the gateway looks for it.
+        ("gateway/_environment.tpl", GatewaySettings, {"SLM_DEMAND_TOKEN"}),
+    ],
+)
+def test_the_chart_sets_every_setting_and_no_other(
+    template: str, settings: type[OperatorSettings] | type[GatewaySettings], left: set[str]
+) -> None:
+    text = (chart.CHART / "templates" / template).read_text()
+    wanted = {f"SLM_{name.upper()}" for name in settings.model_fields}
+    assert set(re.findall(r"\bSLM_\w+", text)) == wanted - left
 
 
 def test_the_version_of_the_chart_is_the_projects() -> None:

@@ -25,13 +25,36 @@
   (list "SLM_STORE_ACCESS_MODE" .Values.store.accessMode)
   (list "SLM_HUB_ENDPOINT" .Values.hub.endpoint)
   (list "SLM_ALLOW_PRIVATE_HOSTS" (join "," .Values.hub.allowPrivateHosts))
+  (list "SLM_GATEWAY_ACCOUNT" (include "slm-operator.gatewayAccount" .))
+  (list "SLM_ENGINE_CALLERS" (include "slm-operator.engineCallers" .))
   (list "SLM_LOG_FORMAT" .Values.log.format)
   (list "SLM_LOG_LEVEL" .Values.log.level)
 }}
-{{- range $settings }}
+{{- include "slm-operator.variables" $settings }}
+{{- end }}
+
+{{/* Variables of a list of name and value; what is empty is left out. */}}
+{{- define "slm-operator.variables" -}}
+{{- range . }}
 {{- if index . 1 }}
 - name: {{ index . 0 }}
   value: {{ index . 1 | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Whose reports of demand the operator hears, and whose pods reach engines. */}}
+{{- define "slm-operator.gatewayAccount" -}}
+{{- if .Values.gateway.enabled }}
+{{- printf "%s/%s" .Release.Namespace (include "slm-operator.gatewayName" .) }}
+{{- end }}
+{{- end }}
+
+{{/* Who may reach engines: without a gateway, and where nobody else is named, everybody. */}}
+{{- define "slm-operator.engineCallers" -}}
+{{- $callers := .Values.networkPolicy.engineCallers }}
+{{- if not .Values.gateway.enabled }}
+{{- $callers = without $callers "gateway" }}
+{{- end }}
+{{- join "," $callers | default "*" }}
 {{- end }}

@@ -37,6 +37,22 @@ app.kubernetes.io/part-of: slm-operator
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{/* The gateway, beside the operator. */}}
+{{- define "slm-operator.gatewayName" -}}
+{{- printf "%s-gateway" (include "slm-operator.fullname" .) }}
+{{- end }}
+
+{{- define "slm-operator.gatewaySelectorLabels" -}}
+app.kubernetes.io/name: {{ include "slm-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
+{{- define "slm-operator.gatewayLabels" -}}
+{{ include "slm-operator.commonLabels" . }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
 {{- define "slm-operator.serviceAccountName" -}}
 {{- $fallback := ternary (include "slm-operator.fullname" .) "default" .Values.serviceAccount.create }}
 {{- default $fallback .Values.serviceAccount.name }}
@@ -79,6 +95,31 @@ seccompProfile:
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
+{{- define "slm-operator.gatewaySubject" -}}
+- kind: ServiceAccount
+  name: {{ include "slm-operator.gatewayName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
+
 {{- define "slm-operator.leaseName" -}}
 {{- default (include "slm-operator.fullname" .) .Values.leaderElection.leaseName }}
+{{- end }}
+
+{{/* What every pod of ours may reach. */}}
+{{- define "slm-operator.apiServerEgress" -}}
+# Names.
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+# The API server; it is no pod, so that no selector finds it.
+- ports:
+    {{- range .Values.networkPolicy.apiServerPorts }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServerCIDRs }}
+  to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  {{- end }}
 {{- end }}

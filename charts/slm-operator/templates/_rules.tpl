@@ -42,3 +42,13 @@ PersistentVolumeClaims: bytes are a person's to delete.
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{/* What the gateway may do where services are: look. */}}
+{{- define "slm-operator.gatewayRules" -}}
+- apiGroups: [slm.dev]
+  resources: [slmmodels, quantjobs, inferenceservices]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+{{- end }}

@@ -22,6 +22,10 @@ class ClusterPods:
     """Names of Secrets in the user's namespace that pull the images. Default: none."""
     user: int = 65532
     """User, group and fsGroup of every pod: what is in the store belongs to this group. Default: 65532, ``nonroot``."""
+    gateway_namespace: str = ""
+    """Where the gateways' pods are; empty where there are none. Default: empty."""
+    engine_callers: tuple[str, ...] = ("*",)
+    """Namespaces whose pods may reach engines; ``gateway`` is the gateways' pods alone, ``*`` everybody. Default: *."""
     cpu_limit: str = "2"
     """CPU limit of a container whose spec gives none, a quantity; threads are counted from it. Empty gives no limit,
     and then as many threads as the node has CPUs. Default: 2, which fits the smallest nodes."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from slm_operator.core.diff import check_owner
 from slm_operator.core.manifests.claim import build_claim
-from slm_operator.core.manifests.network import build_policies
+from slm_operator.core.manifests.network import build_callers, build_policies
 from slm_operator.core.placement import ClusterPods, Placement
 from slm_operator.core.plan import Manifest, Plan
 from slm_operator.core.store import ClaimOwner, StoreView
@@ -34,7 +34,7 @@ def plan_store(snapshot: StoreSnapshot, pods: ClusterPods) -> Plan:
         return Plan()
     placement = snapshot.placement
     endpoints = {placement.hub_endpoint, *(snapshot.endpoints or ())} - {""}
-    wanted = build_policies(ClaimOwner.of(claim), endpoints, placement.allow_private_hosts)
+    wanted = build_policies(ClaimOwner.of(claim), endpoints, placement.allow_private_hosts, build_callers(pods))
     found = {policy["metadata"]["name"]: policy for policy in snapshot.store.policies}
     return Plan(apply=tuple(policy for policy in wanted if not _is_foreign(policy, found)))
 

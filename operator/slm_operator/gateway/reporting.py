@@ -1,9 +1,12 @@
 """Tells whoever scales engines what the gateway holds: at once when a request must wait, else once a second."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 from slm_operator.gateway.admission import Admissions
+from slm_operator.ports import ObjectKey
+from slm_operator.reconcile.autoscaler import KIND, Load
 
 PERIOD_SECONDS = 1.0
 """Of reports while nothing waits. A gateway that is silent for ten seconds is taken for broken."""
@@ -12,24 +15,51 @@ GAP_SECONDS = 0.02
 Report = dict[str, tuple[int, int, int]]
 """Service to requests in flight, requests that wait, and requests that came since the last report, where any differs
 from that. An empty one is a sign of life."""
+LONGEST_LINE = 2**22
+"""Bytes of a report: ten thousand services."""
+
+
+def dump_report(report: Report) -> bytes:
+    """A report as it travels: a line of JSON."""
+    return json.dumps(report).encode() + b"\n"
+
+
+def parse_report(line: bytes) -> dict[ObjectKey, Load]:
+    """What a line tells; raises ValueError, TypeError or AttributeError for one that is none."""
+    loads = {}
+    for name, (in_flight, waiting, begun) in json.loads(line).items():
+        namespace, _, service = name.partition("/")
+        loads[ObjectKey(KIND, namespace, service)] = Load(int(in_flight), int(waiting), int(begun))
+    return loads
 
 
 class Reporter:
     """One gateway's reports."""
 
     def __init__(self) -> None:
-        self._wake = asyncio.Event()
+        self._wakes: set[asyncio.Event] = set()
 
     def wanted(self, _key: str, _in_flight: int, _waiting: int) -> None:
         """A request must wait; an ``admission.Demand``."""
-        self._wake.set()
+        for wake in self._wakes:
+            wake.set()
 
     async def run(self, admissions: Admissions, send: Callable[[Report], Awaitable[None]]) -> None:
-        """Report to one receiver, which knows nothing yet, until ``send`` raises."""
+        """Report to one receiver, which knows nothing yet, until ``send`` raises; several may run at a time."""
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        try:
+            await self._run(admissions, send, wake)
+        finally:
+            self._wakes.discard(wake)
+
+    async def _run(
+        self, admissions: Admissions, send: Callable[[Report], Awaitable[None]], wake: asyncio.Event
+    ) -> None:
         told: dict[str, tuple[int, int]] = {}
         begun: dict[str, int] = {key: total for key, (_, _, total) in admissions.loads().items()}
         while True:
-            self._wake.clear()
+            wake.clear()
             report: Report = {}
             loads = admissions.loads()
             for key in told.keys() - loads.keys():
@@ -48,6 +78,6 @@ class Reporter:
             await asyncio.sleep(GAP_SECONDS)
             try:
                 async with asyncio.timeout(PERIOD_SECONDS):
-                    await self._wake.wait()
+                    await wake.wait()
             except TimeoutError:
                 continue

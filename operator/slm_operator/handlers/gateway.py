@@ -5,7 +5,7 @@ import logging
 import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_audit import Audit
@@ -20,10 +20,12 @@ from slm_operator.gateway.directory import Directory, MemoryDirectory
 from slm_operator.gateway.following import Follower
 from slm_operator.gateway.listening import Listener, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
+from slm_operator.gateway.reporting import Reporter
 from slm_operator.gateway.serving import Stop, run, serve_until_told
 from slm_operator.handlers.gateway_keys import KeyReader
 from slm_operator.handlers.program import EXIT_MALFORMED, begin
 from slm_operator.handlers.reviewing import Reviewer
+from slm_operator.handlers.telling import Teller
 from slm_operator.handlers.watching import watch
 from slm_operator.settings import GatewaySettings
 
@@ -38,6 +40,9 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - a pod has its own address, and a Network
 RELOAD_SECONDS = 60.0
 """Between looks at the certificate's files: whoever renews them need not restart the gateway."""
 
+RESTART_SECONDS = 2.0
+"""Before a part that failed begins anew."""
+
 log = logging.getLogger(__name__)
 
 
@@ -49,38 +54,59 @@ async def serve(settings: GatewaySettings) -> None:
         cache, namespaces = ObjectCache(), settings.watch_namespaces
         audit = Audit(client, cache, namespaces, {}, kinds=GATEWAY_KINDS)
         reviewer = Reviewer(client, settings.gateway_audience, settings.gateway_namespace)
-        access = KeyAccess(time.time, reviewer)
+        access = KeyAccess(time.time, reviewer if settings.gateway_token_review else None)
         keys = KeyReader(client, settings.gateway_namespace, access)
         await keys.read()
         directory, stop = MemoryDirectory(), Stop()
         follower = Follower(KubeCluster(client, cache), directory)
         async with asyncio.TaskGroup() as group:
-            informer = watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS)
-            tasks = [group.create_task(each) for each in (informer, audit.run(), keys.run())]
+            tasks: list[asyncio.Task[None]] = []
+
+            def keep(run: Callable[[], Awaitable[None]]) -> None:
+                tasks.append(group.create_task(_keep(run)))
+
+            keep(lambda: watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS))
+            keep(audit.run)
+            keep(keys.run)
             await audit.synced.wait()
             await follower.fill()
-            tasks.append(group.create_task(follower.run()))
+            keep(follower.run)
             if tls is not None:
-                tasks.append(group.create_task(_reload_tls(settings, tls)))
-            await _answer(settings, directory, access, tls, stop)
+                keep(lambda: _reload_tls(settings, tls))
+            await _answer(settings, directory, access, tls, stop, keep)
             for task in tasks:
                 task.cancel()
 
 
 async def _answer(
-    settings: GatewaySettings, directory: Directory, access: Access, tls: ssl.SSLContext | None, stop: Stop
-) -> None:
-    lines = AuditOutput(time.time)
+    settings: GatewaySettings, directory: Directory, access: Access, tls: ssl.SSLContext | None, stop: Stop,
+    keep: Callable[[Callable[[], Awaitable[None]]], None],
+) -> None:  # fmt: skip
+    lines, reporter = AuditOutput(time.time), Reporter()
     audited = settings.gateway_audit == "stdout"
-    gateway = Gateway(directory, access, check=lines.check)
+    gateway = Gateway(directory, access, demand=reporter.wanted, check=lines.check)
     metrics = GatewayMetrics(gateway.admissions.loads)
     gateway.observe_with(metrics.observe, *([lines.observe] if audited else []))
+    if settings.demand_url:
+        name = settings.pod_name
+        teller = Teller(settings.demand_url, settings.demand_token, name, reporter, gateway.admissions)
+        keep(teller.run)
     listener = Listener(gateway)
     await listener.listen(ANY_ADDRESS, settings.gateway_port, tls)
     measured = await listen_for_metrics(metrics.render, ANY_ADDRESS, settings.gateway_metrics_port)
     log.info("the gateway listens", extra={"port": listener.port, "tls": tls is not None})
-    await serve_until_told(listener, gateway.limits.drain_seconds, stop)
+    await serve_until_told(listener, settings.gateway_drain_seconds, stop)
     measured.close()
+
+
+async def _keep(run: Callable[[], Awaitable[None]]) -> None:
+    """Run for ever: a fault of what works in the background must not cut off answers under way."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("a part of the gateway failed, and begins anew")
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:

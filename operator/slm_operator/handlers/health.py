@@ -1,21 +1,27 @@
-"""The operator's HTTP port: probes that tell whether work flows, and metrics."""
+"""The operator's HTTP port: probes that tell whether work flows, metrics, and what gateways report."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
 from slm_operator.adapters.metrics import Metrics
+from slm_operator.handlers.demand import PATH as DEMAND_PATH
+from slm_operator.handlers.demand import DemandEndpoint
 
 Check = Callable[[], str]
 """Says what is wrong, in a sentence; an empty string when nothing is."""
 
 
-def build_app(alive: Iterable[Check], ready: Iterable[Check], metrics: Metrics) -> web.Application:
+def build_app(
+    alive: Iterable[Check], ready: Iterable[Check], metrics: Metrics, demand: DemandEndpoint | None = None
+) -> web.Application:
     """``/healthz`` answers 503 with a sentence when work is stuck, ``/readyz`` until the caches are filled.
 
     That a socket answers proves that the event loop turns, and no more; so every check looks at the work itself.
     """
     app = web.Application()
+    if demand is not None:
+        app.router.add_post(DEMAND_PATH, demand.hear)
     app.router.add_get("/healthz", _answer(tuple(alive)))
     app.router.add_get("/readyz", _answer(tuple(ready)))
 

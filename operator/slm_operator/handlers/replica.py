@@ -21,11 +21,16 @@ from slm_operator.adapters.server_clock import ServerClock
 from slm_operator.api.meta import API_VERSION
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import build_cluster_placement, build_controller
+from slm_operator.gateway.reporting import LONGEST_LINE
+from slm_operator.handlers.demand import DemandEndpoint
 from slm_operator.handlers.health import build_app
 from slm_operator.handlers.watching import watch
+from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
 from slm_operator.settings import OperatorSettings
 
+SHUTDOWN_SECONDS = 1.0
+"""Longest wait for answers of the port when the process ends."""
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +46,7 @@ class Replica:
         identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
         lease = LeaseSettings(settings.operator_namespace, settings.lease_name, identity, settings.lease_seconds)
         self._leadership = Leadership(lease)
+        self._autoscaler = Autoscaler()
         self._controller: Controller | None = None
 
     async def run(self) -> None:
@@ -51,7 +57,7 @@ class Replica:
                 message = f"The API server does not serve {API_VERSION}: install the CRDs (kubectl apply -f crds/)."
                 raise ClusterUnavailable(message)
             audit = Audit(free, self._cache, self._settings.watch_namespaces, self._field_selectors())
-            async with self._serving(audit):
+            async with self._serving(audit, free):
                 await self._work(api, free, audit)
 
     def _field_selectors(self) -> dict[str, str]:
@@ -94,7 +100,7 @@ class Replica:
             cluster = KubeCluster(fenced, self._cache)
             progress = ProgressReader(free, cluster, self._cache)
             placement = build_cluster_placement(self._settings)
-            self._controller = build_controller(cluster, placement, self._metrics, self._clock)
+            self._controller = build_controller(cluster, placement, self._metrics, self._clock, self._autoscaler)
             self._metrics.led(leads=True)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -107,7 +113,7 @@ class Replica:
         await self._leadership.run(free, act)
 
     @asynccontextmanager
-    async def _serving(self, audit: Audit) -> AsyncIterator[None]:
+    async def _serving(self, audit: Audit, client: KubeClient) -> AsyncIterator[None]:
         """The HTTP port, open while the replica works."""
 
         def work() -> str:
@@ -116,7 +122,11 @@ class Replica:
         def filled() -> str:
             return "" if audit.synced.is_set() else "The caches are being filled."
 
-        runner = web.AppRunner(build_app([work, audit.stuck], [filled], self._metrics))
+        account = self._settings.gateway_account
+        demand = DemandEndpoint(client, account, self._autoscaler) if account else None
+        app = build_app([work, audit.stuck], [filled], self._metrics, demand)
+        # A gateway's request has no end; when this replica ends, another hears the gateway already.
+        runner = web.AppRunner(app, read_bufsize=LONGEST_LINE, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
             await web.TCPSite(runner, port=self._settings.listen_port).start()

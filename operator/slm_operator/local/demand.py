@@ -10,16 +10,13 @@ import secrets
 
 from slm_operator.adapters.pod_status import LOCAL_ADDRESS
 from slm_operator.gateway.admission import Admissions
-from slm_operator.gateway.reporting import Report, Reporter
+from slm_operator.gateway.reporting import LONGEST_LINE, Report, Reporter, dump_report, parse_report
 from slm_operator.local.lifecycle import find_demand_address
 from slm_operator.local.paths import LocalPaths
-from slm_operator.ports import ObjectKey
-from slm_operator.reconcile.autoscaler import KIND, Autoscaler, Load
+from slm_operator.reconcile.autoscaler import Autoscaler
 
 RETRY_SECONDS = 0.2
 """Wait before a daemon that was not there is looked for again."""
-LONGEST_LINE = 2**22
-"""Bytes: ten thousand services."""
 log = logging.getLogger(__name__)
 
 
@@ -51,21 +48,13 @@ class DemandServer:
                 return
             name = str(greeting["gateway"])
             while line := await reader.readline():
-                self._autoscaler.report(name, _read(line))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                self._autoscaler.report(name, parse_report(line))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("a gateway's report cannot be used", extra={"error": str(error)})
         finally:
             if name:
                 self._autoscaler.lose(name)
             writer.close()
-
-
-def _read(line: bytes) -> dict[ObjectKey, Load]:
-    loads = {}
-    for name, numbers in json.loads(line).items():
-        namespace, _, service = name.partition("/")
-        loads[ObjectKey(KIND, namespace, service)] = Load(*numbers)
-    return loads
 
 
 async def report_forever(paths: LocalPaths, reporter: Reporter, admissions: Admissions) -> None:
@@ -83,7 +72,7 @@ async def _report_to(port: int, token: str, reporter: Reporter, admissions: Admi
     _, writer = await asyncio.open_connection(LOCAL_ADDRESS, port)
 
     async def send(report: Report) -> None:
-        writer.write(json.dumps(report).encode() + b"\n")
+        writer.write(dump_report(report))
         await writer.drain()
 
     try:

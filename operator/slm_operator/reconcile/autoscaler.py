@@ -53,6 +53,8 @@ class Autoscaler:
             known = self._services.setdefault(key, _Known())
             known.demand = known.demand.add(Sample(gateway, now, load.in_flight, load.queued, load.begun))
             if known.policy is None:
+                if known.demand.total == 0:
+                    del self._services[key]  # Nobody here decides about it: a standby, or the service is gone.
                 continue
             decision = decide(known.policy, self._heard(known), known.engines, known.memory, now)
             if decision.replicas != known.engines.wanted:

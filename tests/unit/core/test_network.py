@@ -2,7 +2,8 @@
 
 from slm_operator.api.meta import ObjectMeta
 from slm_operator.core.manifests.deployment import address_name
-from slm_operator.core.manifests.network import build_policies
+from slm_operator.core.manifests.network import build_callers, build_policies
+from slm_operator.core.placement import ClusterPods
 from slm_operator.core.plan import Manifest
 from slm_operator.core.store import ClaimOwner
 
@@ -67,3 +68,23 @@ def test_the_name_of_an_address_is_a_dns_label() -> None:
     names = {"chat": "chat", "qwen3-0.6b": "qwen3-0-6b", "7b": "s-7b", "a..b": "a--b"}
     assert {name: address_name(name) for name in names} == names
     assert len(address_name("7" * 52)) <= 63
+
+
+def engine_callers(*callers: str, gateway_namespace: str = "slm-system") -> list[Manifest]:
+    pods = ClusterPods(gateway_namespace=gateway_namespace, engine_callers=callers)
+    engines = build_policies(OWNER, [], [], build_callers(pods))[-1]
+    (rule,) = engines["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
+    found: list[Manifest] = rule.get("from", [])
+    return found
+
+
+def test_engines_let_in_gateways_and_chosen_namespaces_and_nobody_else() -> None:
+    namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "slm-system"}}}
+    gateway = {**namespace, "podSelector": {"matchLabels": {"slm.dev/gateway": "true"}}}
+    assert engine_callers("gateway") == [gateway]
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert engine_callers("monitoring", "gateway", "monitoring") == [gateway, monitoring]
+    assert engine_callers("gateway", "*") == [], "everybody"
+    (nobody,) = engine_callers("gateway", gateway_namespace="")
+    assert nobody == {"podSelector": {"matchLabels": {"slm.dev/gateway": "none"}}}

@@ -1,12 +1,15 @@
 """What a gateway tells whoever scales engines."""
 
+import asyncio
 from collections import deque
 
 import pytest
 
 from slm_operator.gateway import reporting
 from slm_operator.gateway.admission import Admissions
-from slm_operator.gateway.reporting import Report, Reporter
+from slm_operator.gateway.reporting import Report, Reporter, dump_report, parse_report
+from slm_operator.ports import ObjectKey
+from slm_operator.reconcile.autoscaler import Load
 
 KEY = "default/qwen"
 
@@ -48,3 +51,38 @@ async def test_a_service_that_comes_back_is_counted_from_nothing() -> None:
     before, after = {KEY: (1, 0, 500)}, {KEY: (1, 0, 1)}
     assert await reports({}, before, {}, after) == [{KEY: (1, 0, 500)}, {KEY: (0, 0, 0)}, {KEY: (1, 0, 1)}]
     assert await reports({}, before, after) == [{KEY: (1, 0, 500)}, {KEY: (1, 0, 1)}], "between two looks"
+
+
+async def test_each_of_several_receivers_hears_at_once_when_a_request_must_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporting, "PERIOD_SECONDS", 60.0)
+    reporter, told = Reporter(), [asyncio.Queue[Report](), asyncio.Queue[Report]()]
+    held: dict[str, tuple[int, int, int]] = {}
+
+    class Held(Loads):
+        def loads(self) -> dict[str, tuple[int, int, int]]:
+            return held
+
+    running = [asyncio.create_task(reporter.run(Held(), queue.put)) for queue in told]
+    async with asyncio.timeout(10):
+        assert [await queue.get() for queue in told] == [{}, {}]
+        for number in range(1, 4):
+            held[KEY] = (0, number, number)
+            reporter.wanted(KEY, 0, number)
+            assert [await queue.get() for queue in told] == [{KEY: (0, number, 1)}] * 2
+    for task in running:
+        task.cancel()
+
+
+def test_a_line_tells_what_was_told() -> None:
+    line = dump_report({KEY: (1, 2, 3), "team/chat": (0, 0, 0)})
+    assert line.endswith(b"}\n")
+    key = ObjectKey("InferenceService", "default", "qwen")
+    assert parse_report(line) == {key: Load(1, 2, 3), ObjectKey("InferenceService", "team", "chat"): Load()}
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"7", b'{"a/b": 7}', b'{"a/b": [1, 2]}', b'{"a/b": [1, 2, "x"]}'])
+def test_what_is_no_report_is_refused(line: bytes) -> None:
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        parse_report(line)

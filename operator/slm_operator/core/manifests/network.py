@@ -2,11 +2,12 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from slm_operator.api.meta import GROUP
 from slm_operator.core.manifests.metadata import Owner, build_metadata
+from slm_operator.core.placement import ClusterPods
 from slm_operator.core.plan import Manifest
 
 Network = Literal["none", "source", "serve"]
@@ -14,6 +15,11 @@ Network = Literal["none", "source", "serve"]
 LABEL_NETWORK = f"{GROUP}/network"
 OFFLINE, SOURCE, ENGINES = "slm-steps-offline", "slm-steps-source", "slm-engines"
 POLICY_NAMES = (OFFLINE, SOURCE, ENGINES)
+
+LABEL_GATEWAY = f"{GROUP}/gateway"
+"""Marks gateways' pods, which the chart makes."""
+GATEWAY, NOBODY = "gateway", "none"
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 ENGINE_PORT = 8080
 HTTPS_PORT, HTTP_PORT, MAX_PORT = 443, 80, 65535
@@ -30,8 +36,27 @@ PRIVATE = {
 ADDRESS = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
 
 
-def build_policies(owner: Owner, endpoints: Iterable[str], allow_private_hosts: Iterable[str]) -> list[Manifest]:
-    """The three policies of a namespace.
+def build_callers(pods: ClusterPods) -> list[Manifest]:
+    """Peers that may reach engines; none stands for everybody."""
+    if "*" in pods.engine_callers:
+        return []
+    peers: list[Manifest] = []
+    for name in sorted(set(pods.engine_callers)):
+        if name != GATEWAY:
+            peers.append({"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: name}}})
+        elif pods.gateway_namespace:
+            namespace = {"matchLabels": {NAMESPACE_LABEL: pods.gateway_namespace}}
+            peers.append({"namespaceSelector": namespace, "podSelector": {"matchLabels": {LABEL_GATEWAY: "true"}}})
+    return peers or [{"podSelector": {"matchLabels": {LABEL_GATEWAY: NOBODY}}}]
+
+
+def build_policies(
+    owner: Owner,
+    endpoints: Iterable[str],
+    allow_private_hosts: Iterable[str],
+    callers: Sequence[Manifest] = (),
+) -> list[Manifest]:
+    """The three policies of a namespace; ``callers`` are the peers that reach engines, and without any all do.
 
     ``endpoints`` are the base addresses of the hubs that models there name. ``allow_private_hosts`` holds ``host`` or
     ``host:port``: an IP address is allowed as it is. A policy cannot name a host, so for a host name its port is
@@ -47,7 +72,7 @@ def build_policies(owner: Owner, endpoints: Iterable[str], allow_private_hosts: 
             ENGINES,
             "serve",
             ["Ingress", "Egress"],
-            {"ingress": [{"ports": [_tcp(ENGINE_PORT)]}], "egress": []},
+            {"ingress": [{**({"from": list(callers)} if callers else {}), "ports": [_tcp(ENGINE_PORT)]}], "egress": []},
         ),
     ]
 

@@ -1,0 +1,90 @@
+"""The gateway on a real node: engines follow demand from zero and back, and nothing that is replaced cuts an answer."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dev.demo.cluster_run import CALLERS, RESTRICTED, SYSTEM
+from tests.node.asking import GatewayAsker
+from tests.support.clusters import MakeNamespace
+from tests.support.hub import Hub
+from tests.support.installed import NODE_TESTS, Installed, Namespace, model, quant_job, service, until
+
+pytestmark = NODE_TESTS
+QUICK = {"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3, "scaleDownDelaySeconds": 0}
+GATEWAY = "deployment/slm-operator-gateway"
+
+
+@pytest.fixture(scope="module")
+def asleep(installed: Installed, new_node_namespace: MakeNamespace, node_hub: Hub) -> Namespace:
+    """A namespace with a service that has no engine while nobody asks."""
+    place = Namespace(installed.cluster, new_node_namespace(RESTRICTED))
+    place.apply(*CALLERS, model(node_hub), quant_job("Q8_0"), service(parallel=1, autoscaling=QUICK))
+    place.wait_ready("InferenceService", "s")
+    return place
+
+
+def engines(place: Namespace) -> list[dict[str, Any]]:
+    return place.list("pods", "-l", "slm.dev/network=serve")
+
+
+def wait_for_zero(place: Namespace) -> None:
+    until(lambda: place.ready("InferenceService", "s")[:2] == ("True", "ScaledToZero"), "it does not go to zero")
+    until(lambda: not engines(place), "its engine stays")
+
+
+def scaled(place: Namespace) -> list[str]:
+    return [each["message"] for each in place.list("events") if each["reason"] == "Scaled"]
+
+
+def test_from_zero_to_an_answer_to_two_engines_and_back(installed: Installed, asleep: Namespace) -> None:
+    wait_for_zero(asleep)
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=1) as one:
+        assert len(engines(asleep)) >= 1
+    assert one.failures == []
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=6, tokens=64) as burst:
+        until(lambda: asleep.get("InferenceService", "s")["status"].get("readyReplicas") == 2, "no second engine")
+        burst.wait_for(10)
+    assert burst.failures == []
+    wait_for_zero(asleep)
+    told = scaled(asleep)
+    assert any(each.startswith("Scaled from 0 to 1 engines, as demand asks for: woken") for each in told), told
+    assert any(each.startswith("Scaled from 1 to 2 engines") for each in told), told
+    assert any(" to 0 engines, as demand asks for: no request for 3 s" in each for each in told), told
+
+
+def test_no_stream_is_cut_while_gateways_are_replaced_and_the_leader_is_killed(
+    installed: Installed, asleep: Namespace
+) -> None:
+    cluster = installed.cluster
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=2, tokens=32) as asker:
+        cluster.kubectl("-n", SYSTEM, "rollout", "restart", GATEWAY)
+        cluster.kubectl("-n", SYSTEM, "rollout", "status", GATEWAY, "--timeout=300s")
+        leader = json.loads(cluster.kubectl("-n", SYSTEM, "get", "lease", "slm-operator", "-o", "json"))
+        pod = leader["spec"]["holderIdentity"].partition("_")[0]
+        cluster.kubectl("-n", SYSTEM, "delete", "pod", pod, "--grace-period=0", "--force")
+        asker.wait_for(20)
+    assert asker.failures == []
+    assert len(asker.answers) > 20
+
+
+def test_a_sleeping_service_wakes_while_the_operator_is_replaced(installed: Installed, asleep: Namespace) -> None:
+    wait_for_zero(asleep)
+    installed.cluster.kubectl("-n", SYSTEM, "rollout", "restart", "deployment/slm-operator")
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"]) as asker:
+        asker.wait_for(1)
+    assert asker.failures == []
+    installed.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment/slm-operator", "--timeout=180s")
+    wait_for_zero(asleep)
+
+
+def test_who_may_no_longer_use_a_service_is_told_that_there_is_none(installed: Installed, asleep: Namespace) -> None:
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"]) as asker:
+        asleep.kubectl("delete", "rolebinding", "callers")
+        try:
+            until(lambda: asker.failures, "it may still ask")
+        finally:
+            asleep.apply(*CALLERS)
+    assert "HTTP Error 404" in asker.failures[0]
+    assert "model_not_found" in asker.failures[0]
