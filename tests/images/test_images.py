@@ -175,6 +175,8 @@ def test_the_operator_has_all_it_imports_and_nothing_of_the_steps(run: Run) -> N
         with pytest.raises(ContainerError, match=f"No module named .*{absent}"):
             run("slm-operator", "python3", "-c", f"import {absent}")
     assert run("slm-operator", "sh", "-c", "ls /usr/bin/llama-* 2>/dev/null; true") == ""
+    for program in ("slm-operator", "slm-gateway"):
+        assert f"usage: {program}" in run("slm-operator", program, "--help")
 
 
 def test_imports_are_compiled_already(run: Run) -> None:

@@ -15,6 +15,7 @@ CRDS = {
         "config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml",
     ),
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ),
 }
