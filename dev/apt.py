@@ -4,7 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+
+from dev.cluster.build import cache_folder
 
 
 class NotInstalled(Exception):
@@ -17,6 +21,44 @@ def install(packages: Sequence[str]) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         subprocess.run(["apt-get", "-qq", *command], check=True, capture_output=True, text=True, env=environment)
+
+
+def unpack(program: str, package: str, purpose: str) -> Path:
+    """A program that needs nothing but its package's files: found on PATH, or unpacked into the cache folder.
+
+    Nothing is installed, since packages of servers start them. Raises NotInstalled, whose message begins with the
+    purpose.
+    """
+    if found := shutil.which(program):
+        return Path(found)
+    folder = cache_folder().parent / "debian" / package
+    target = folder / "usr" / "bin" / program
+    if target.exists():
+        return target
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        downloads, root = Path(scratch) / "downloads", Path(scratch) / "root"
+        downloads.mkdir()
+        downloads.chmod(0o777)  # As root apt-get fetches as a user of its own.
+        try:
+            _download(package, downloads)
+            (archive,) = downloads.glob("*.deb")
+            subprocess.run(["dpkg", "-x", archive, root], check=True, capture_output=True, text=True)
+        except (OSError, ValueError, subprocess.CalledProcessError) as problem:
+            said = getattr(problem, "stderr", "") or problem
+            raise NotInstalled(f"{purpose}, and Debian's package {package} could not be had: {said}") from problem
+        shutil.rmtree(folder, ignore_errors=True)
+        root.rename(folder)
+    return target
+
+
+def _download(package: str, folder: Path) -> None:
+    command = ["apt-get", "-qq", "download", package]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode and os.getuid() == 0:  # Its lists may be missing, or old.
+        subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done.check_returncode()
 
 
 def require(program: str, package: str, purpose: str) -> None:

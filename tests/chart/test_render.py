@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dev.rendering import CHART, NAMESPACE, RELEASE, ROOT, Manifest, helm, rende
 from slm_operator.adapters.metrics import Metrics
 from slm_operator.core.manifests.network import build_callers
 from slm_operator.core.placement import ClusterPods
+from slm_operator.gateway.metrics import GatewayMetrics
 from slm_operator.settings import GatewaySettings, OperatorSettings
 from tests.chart.installing import environment_of, refusal
 
@@ -212,14 +214,28 @@ def test_notes_say_what_is_reconciled_and_what_is_missing() -> None:
         assert words in notes
 
 
-def test_the_dashboard_reads_every_metric_of_the_operator_and_no_other() -> None:
+@pytest.mark.parametrize(
+    ("name", "beginnings", "offered"),
+    [
+        ("slm-operator.json", ("slm_operator_",), lambda: Metrics().render()),
+        ("slm-gateway.json", ("slm_gateway_", "gen_ai_"), lambda: used_gateway_metrics().render()),
+    ],
+)
+def test_a_dashboard_reads_every_metric_of_its_part_and_no_other(
+    name: str, beginnings: tuple[str, ...], offered: Callable[[], bytes]
+) -> None:
     (config,) = of_kind(render(CASES["full"]), "ConfigMap")
-    dashboard = json.loads(config["data"]["slm-operator.json"])
+    dashboard = json.loads(config["data"][name])
     queries = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    read = {name.removesuffix("_bucket") for name in re.findall(r"\b(?:slm_operator|process)_\w+", queries)}
-    offered = set(re.findall(r"^# TYPE (\w+) ", Metrics().render().decode(), re.MULTILINE))
-    assert {name for name in offered if name.startswith("slm_operator_")} <= read <= offered
+    read = {name.removesuffix("_bucket") for name in re.findall(r"\b(?:slm|gen_ai_server|process)_\w+", queries)}
+    known = set(re.findall(r"^# TYPE (\w+) ", offered().decode(), re.MULTILINE))
+    assert {name for name in known if name.startswith(beginnings)} <= read <= known
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {"${datasource}"}
+
+
+def used_gateway_metrics() -> GatewayMetrics:
+    """A gateway's, with a service, so that all of them are there."""
+    return GatewayMetrics(lambda: {"team/chat": (1, 1, 1)})
 
 
 @every_case

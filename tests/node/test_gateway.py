@@ -51,7 +51,7 @@ def test_from_zero_to_an_answer_to_two_engines_and_back(installed: Installed, as
     told = scaled(asleep)
     assert any(each.startswith("Scaled from 0 to 1 engines, as demand asks for: woken") for each in told), told
     assert any(each.startswith("Scaled from 1 to 2 engines") for each in told), told
-    assert any(" to 0 engines, as demand asks for: no request for 3 s" in each for each in told), told
+    assert any(" to 0 engines, as demand asks for: no request for " in each for each in told), told
 
 
 def test_no_stream_is_cut_while_gateways_are_replaced_and_the_leader_is_killed(
