@@ -10,6 +10,7 @@ from tests.support.installed import Namespace, until
 ASK = """
 import json, sys, threading, time, urllib.request
 url, body, token, askers = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+writing = threading.Lock()
 
 def ask():
     headers = {"Content-Type": "application/json"}
@@ -39,7 +40,9 @@ def ask_forever():
         except Exception as problem:
             said = problem.read().decode() if hasattr(problem, "read") else ""
             outcome = {"failure": repr(problem) + " " + said}
-        print(json.dumps({**outcome, "at": began, "seconds": round(time.time() - began, 3)}), flush=True)
+        line = json.dumps({**outcome, "at": began, "seconds": round(time.time() - began, 3)})
+        with writing:
+            print(line, flush=True)
         time.sleep(0.02)
 
 for _ in range(askers):
