@@ -86,5 +86,5 @@ def test_who_may_no_longer_use_a_service_is_told_that_there_is_none(installed: I
             until(lambda: asker.failures, "it may still ask")
         finally:
             asleep.apply(*CALLERS)
-    assert "HTTP Error 404" in asker.failures[0]
+    assert "404" in asker.failures[0]
     assert "model_not_found" in asker.failures[0]
