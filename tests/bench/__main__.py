@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import acquire, autoscale, convert, gateway, operator, reconcile
+from tests.bench import acquire, autoscale, convert, gateway, operator, reconcile, threads
 from tests.bench.harness import ROOT, Report
 
 BENCHMARKS: dict[str, Callable[[Path], Report]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[Path], Report]] = {
     "gateway": gateway.run,
     "operator": operator.run,
     "reconcile": reconcile.run,
+    "threads": threads.run,
 }
 
 

@@ -8,15 +8,19 @@ from typing import Any
 
 from slm_operator.gateway.refusal import Refusal
 
+CONNECTS = "it makes engines connect to hosts that the client names"
 FORBIDDEN: Mapping[str, str] = {
     "chat_template": "templates are programs, which only whoever serves the model may give",
-    "kv_transfer_params": "it makes engines connect to hosts that the client names",
+    "kv_transfer_params": CONNECTS,
+    "mcp_servers": CONNECTS,
     "id_slot": "which slot answers is the engine's business",
 }
 """Fields by why they are refused. For templates see CVE-2025-61620 (vLLM, Jinja in chat_template and its kwargs)."""
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 RESERVED_ARGUMENTS = frozenset({"chat_template", "tokenize", "messages", "conversation", "tools", "documents"})
 """Arguments of the function that applies a template, rather than of templates (transformers' apply_chat_template)."""
+REMOTE_TOOL = "server_url"
+"""What a tool of the type ``mcp`` has, in OpenAI's responses."""
 CONVERSATIONS = ("messages", "input")
 MEDIA = frozenset({"image_url", "video_url", "audio_url", "file_url", "input_audio", "source", "url"})
 """Parts of messages that OpenAI, Anthropic, vLLM and llama.cpp fetch or read."""
@@ -32,6 +36,9 @@ def check_content(document: Mapping[str, Any]) -> None:
             raise _forbidden(f"The field {field!r} is not taken: {reason}.")
     if TEMPLATE_ARGUMENTS in document:
         _check_arguments(document[TEMPLATE_ARGUMENTS])
+    tools = document.get("tools")
+    if isinstance(tools, list) and any(isinstance(tool, dict) and REMOTE_TOOL in tool for tool in tools):
+        raise _forbidden(f"Tools with {REMOTE_TOOL!r} are not taken: {CONNECTS}.")
     for name in CONVERSATIONS:
         messages = document.get(name)
         if isinstance(messages, list):

@@ -1,7 +1,9 @@
 """What every API has in common: who asks, for which service, and the way of a request to an engine and back."""
 
+import asyncio
 import logging
 from collections.abc import Callable
+from itertools import compress
 
 from aiohttp import web
 
@@ -60,7 +62,9 @@ class Desk:
 
     async def allowed(self, caller: Caller) -> list[Service]:
         """All services that the caller may use."""
-        return [each for each in self._directory.services() if await self._access.may_use(caller, each)]
+        services = self._directory.services()
+        may = await asyncio.gather(*(self._access.may_use(caller, each) for each in services))
+        return list(compress(services, may))
 
     async def carry(
         self, request: web.BaseRequest, record: Record, caller: Caller, ask: Ask, path: str, dialect: Dialect

@@ -24,6 +24,8 @@ REMEMBERED_SECONDS, REFUSED_SECONDS = 60.0, 5.0
 helps."""
 REMEMBERED = 10_000
 """Answers kept; whoever asks with ever new tokens pushes out others' answers, not the gateway's memory."""
+REVIEWS = 32
+"""Questions to the API server at a time: whoever comes with ever new tokens waits here, not there."""
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = "system:serviceaccount:"
 
@@ -47,6 +49,7 @@ class Reviewer:
         self._clock = clock
         self._known: OrderedDict[Hashable, _Answer] = OrderedDict()
         self._users: dict[str, User] = {}
+        self._asking = asyncio.Semaphore(REVIEWS)
 
     async def identify(self, token: str) -> Caller | None:
         """See ``access.TokenReviewer``. Tokens are kept as hashes."""
@@ -72,7 +75,7 @@ class Reviewer:
         """The answer from before, or a new one; who asks the same meanwhile waits for the same. Raises Refusal."""
         known = self._known.get(key)
         if known is None or known.until <= self._clock():
-            known = self._known[key] = _Answer(asyncio.ensure_future(ask()))
+            known = self._known[key] = _Answer(asyncio.ensure_future(self._ask(ask)))
             # Not when somebody has waited for it: whoever asked may have left.
             known.future.add_done_callback(partial(self._date, key, known))
             self._known.move_to_end(key)
@@ -84,6 +87,10 @@ class Reviewer:
             log.warning("the API server was asked who calls, in vain", extra={"error": str(error)})
             message = "The gateway cannot ask the cluster who you are: try again in a moment."
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "review_unavailable", message, 5) from error
+
+    async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        async with self._asking:
+            return await ask()
 
     def _date(self, key: Hashable, known: _Answer, future: asyncio.Future[Any]) -> None:
         """The answer has come: it is believed from now on, unless it was none."""

@@ -76,6 +76,8 @@ def test_media_within_the_request_and_words_pass(part: Any) -> None:
         ({"chat_template": "{{ x }}"}, "The field 'chat_template' is not taken: templates are programs"),
         ({"chat_template": None}, "The field 'chat_template' is not taken"),
         ({"kv_transfer_params": {"remote_host": "10.0.0.1"}}, "engines connect to hosts that the client names"),
+        ({"mcp_servers": [{"url": "http://10.0.0.1"}]}, "engines connect to hosts that the client names"),
+        ({"tools": [{"type": "mcp", "server_url": "http://10.0.0.1"}]}, "Tools with 'server_url' are not taken"),
         ({"id_slot": 0}, "which slot answers is the engine's business"),
         ({"chat_template_kwargs": {"chat_template": "{{ x }}"}}, "no 'chat_template'"),
         ({"chat_template_kwargs": {"tokenize": False}}, "no 'tokenize'"),

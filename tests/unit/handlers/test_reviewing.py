@@ -26,10 +26,14 @@ class Client:
         self.audiences = ["slm.dev"]
         self.allowed = True
         self.broken = False
+        self.open = self.most_open = 0
 
     async def write(self, _method: str, path: str, body: Any) -> Any:
         self.asked.append((path, body["spec"]))
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
         await asyncio.sleep(0)
+        self.open -= 1
         if self.broken:
             raise ClusterUnavailable("no answer")
         if path == ACCESS_REVIEWS:
@@ -142,3 +146,10 @@ async def test_what_went_wrong_in_any_way_is_asked_anew(scene: Scene) -> None:
         await scene.reviewer.identify("good")
     scene.client.audiences = ["slm.dev"]
     assert await scene.reviewer.identify("good")
+
+
+async def test_ever_new_tokens_ask_the_api_server_a_few_at_a_time(scene: Scene) -> None:
+    found = await asyncio.gather(*(scene.reviewer.identify(f"random-{number}") for number in range(500)))
+    assert set(found) == {None}
+    assert scene.asked(TOKEN_REVIEWS) == 500
+    assert scene.client.most_open == reviewing.REVIEWS
