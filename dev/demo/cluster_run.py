@@ -128,9 +128,9 @@ class Stage:
         self.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, manifests)))
         self.kubectl("wait", f"pod/{VISITOR}", "--for=condition=Ready", "--timeout=120s")
 
-    def ask_inside(self) -> str:
-        """A chat answer through the gateway, from another Pod."""
-        url, body = f"{GATEWAY}/v1/chat/completions", json.dumps({**stage.question(), "model": "demo"})
+    def ask_inside(self, base: str = GATEWAY) -> str:
+        """A chat answer from another Pod, through the gateway or straight from a service."""
+        url, body = f"{base}/v1/chat/completions", json.dumps({**stage.question(), "model": "demo"})
         return self.kubectl("exec", VISITOR, "--", "python3", "-c", ASK_INSIDE, url, body, TOKEN).strip()
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -193,6 +194,8 @@ async def test_every_replica_hears_of_demand_at_once_and_of_the_end(
     addresses = {"127.0.0.1"}
 
     async def resolve(_self: object, _host: str, port: int, **_: object) -> list[Any]:
+        if not addresses:
+            raise socket.gaierror("no name server answers")
         return [(2, 1, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr(type(asyncio.get_running_loop()), "getaddrinfo", resolve)
@@ -207,6 +210,10 @@ async def test_every_replica_hears_of_demand_at_once_and_of_the_end(
             reporter.wanted("team/chat", 0, 1)
             for heard in (first, second):
                 await until(lambda heard=heard: {KEY: Load(0, 1, 1)} in heard.reports, "it hears nothing of demand")
+            addresses.clear()
+            await asyncio.sleep(0.5)
+            assert not first.lost, "without a name server nothing has ended"
+            assert not second.lost
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running

@@ -1,6 +1,7 @@
 """`make cluster-demo` from end to end, on the cluster of the tests, and what it must leave there."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -125,10 +126,11 @@ def test_an_engine_cannot_write_anywhere_but_into_its_temporary_folder(demo: Nam
     assert demo.kubectl(*inside, "ls /var/run/secrets 2>/dev/null | wc -l") == "0\n"
 
 
-def test_the_operators_own_pods_are_restricted_too(installed: Installed) -> None:
+def test_the_pods_of_operator_and_gateway_are_restricted_too(installed: Installed) -> None:
     system = Namespace(installed.cluster, SYSTEM)
     pods = [pod for pod in system.list("pods") if pod["metadata"]["name"].startswith("slm-operator-")]
-    assert len(pods) == 2
+    parts = Counter(pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods)
+    assert parts == {"operator": 2, "gateway": 2}
     for pod in pods:
         (container,) = pod["spec"]["containers"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is True

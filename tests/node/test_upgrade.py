@@ -13,8 +13,8 @@ import pytest
 
 from dev.cluster.build import tool
 from dev.demo.cluster_run import NAMESPACE as DEMO
-from dev.demo.cluster_run import RELEASE, RESTRICTED, SYSTEM
-from tests.node.asking import Asker
+from dev.demo.cluster_run import CALLERS, RELEASE, RESTRICTED, SYSTEM
+from tests.node.asking import Asker, GatewayAsker
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
 from tests.support.installed import NODE_TESTS, ROOT, Installed, Namespace, model, quant_job, service, until
@@ -126,7 +126,7 @@ def test_uninstalling_leaves_what_is_the_users_and_it_goes_on_answering(
             *("inferenceservice.slm.dev/demo", "quantjob.slm.dev/demo", "slmmodel.slm.dev/demo")
         ]
         assert demo.kubectl("get", "pvc", "-o", "name") == claims == "persistentvolumeclaim/slm-store\n"
-        assert installed.demo.ask_inside() == installed.result["answer"]
+        assert installed.demo.ask_inside("http://demo") == installed.result["answer"]
         assert engines(demo) == before
         left = cluster.kubectl("get", "deploy,sa,svc,pdb,networkpolicy,role,rolebinding", "-n", SYSTEM, "-o", "name")
         left += cluster.kubectl("get", "clusterrole,clusterrolebinding", "-o", "name")
@@ -145,15 +145,18 @@ def test_an_upgrade_from_the_commit_before_leaves_a_service_answering(
     try:
         release(installed, "install", before, node_hub)
         place = Namespace(installed.cluster, new_node_namespace(RESTRICTED))
-        place.apply(model(node_hub), quant_job("Q8_0"), service())
+        place.apply(*CALLERS, model(node_hub), quant_job("Q8_0"), service())
         served = place.wait_ready("InferenceService", "s")["status"]["digest"]
         there = engines(place)
-        with Asker(place, "s", installed.images["slm-pipelines"]) as asker:
+        image = installed.images["slm-pipelines"]
+        with Asker(place, "s", image) as asker, GatewayAsker(place, "s", image) as caller:
             release(installed, "upgrade", now, node_hub)
-            asker.wait_for(5)
+            for each in (asker, caller):
+                each.wait_for(5)
             until(lambda: place.ready("InferenceService", "s")[0] == "True", "it is Ready again")
-            asker.wait_for(5)
-        assert asker.failures == []
+            for each in (asker, caller):
+                each.wait_for(5)
+        assert asker.failures == caller.failures == []
         found = place.get("InferenceService", "s")
         assert found["status"]["digest"] == served
         assert found["status"]["observedGeneration"] == found["metadata"]["generation"]

@@ -64,7 +64,7 @@ class Installed:
         if replicas:
             self.cluster.kubectl("rollout", "status", "-n", SYSTEM, OPERATOR, "--timeout=180s")
         else:
-            arguments = ("--for=delete", "pod", "-l", "app.kubernetes.io/name=slm-operator", "--timeout=180s")
+            arguments = ("--for=delete", "pod", "-l", "app.kubernetes.io/component=operator", "--timeout=180s")
             self.cluster.kubectl("wait", "-n", SYSTEM, *arguments)
 
 

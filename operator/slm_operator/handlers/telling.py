@@ -41,16 +41,17 @@ class Teller:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
             telling: dict[str, asyncio.Task[None]] = {}
+            addresses: set[str] = set()
             while True:
-                addresses = await self._find_addresses()
+                addresses = await self._find_addresses(addresses)
                 for address in telling.keys() - addresses:
                     telling.pop(address).cancel()
                 for address in addresses - telling.keys():
                     telling[address] = group.create_task(self._tell_forever(session, address))
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _find_addresses(self) -> set[str]:
-        """URLs of all replicas, by the addresses that their common name has."""
+    async def _find_addresses(self, known: set[str]) -> set[str]:
+        """URLs of all replicas, by the addresses that their common name has; as known while nobody answers for it."""
         parts = urlsplit(self._url)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -58,7 +59,7 @@ class Teller:
             )
         except OSError as error:
             log.warning("the operator's name cannot be found", extra={"url": self._url, "error": str(error)})
-            return set()
+            return known
         hosts = {f"[{each[4][0]}]" if each[0] == socket.AF_INET6 else each[4][0] for each in found}
         return {parts._replace(netloc=f"{host}:{parts.port or 80}").geturl() for host in hosts}
 
