@@ -32,7 +32,7 @@ prepared: setup
 test: lint prepared ## Everything that can run on this machine; what was skipped is listed with its reason
 	@$(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-soak: prepared ## The long forms: fifty daemon kills, a hundred of operators, every step ended in two ways, a thousand services at rest
+soak: prepared ## The long forms: kills by the hundred, every step ended in two ways, a thousand services at rest, ten thousand streams, a large model
 	@SLM_SOAK=1 $(PY) -m pytest -m soak
 
 bench: setup ## Measure against a peer in one run, JSON into build/bench; BENCH=name runs one

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dev.cluster.build import tool
-from dev.demo.cluster_run import NAMESPACE as DEMO
 from dev.demo.cluster_run import CALLERS, RELEASE, RESTRICTED, SYSTEM
+from dev.demo.cluster_run import NAMESPACE as DEMO
 from tests.node.asking import Asker, GatewayAsker
 from tests.support.clusters import MakeNamespace
 from tests.support.hub import Hub
