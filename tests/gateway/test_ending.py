@@ -63,3 +63,19 @@ async def test_idle_connections_end_at_once() -> None:
         begun = time.monotonic()
         await door.listener.close(30.0)
         assert time.monotonic() - begun < 5
+
+
+async def test_who_connected_in_the_last_moment_gets_an_answer_and_who_says_nothing_keeps_nobody() -> None:
+    async with open_gateway(StubEngine()) as door:
+        (reader, writer), (_, silent) = [await asyncio.open_connection(HOST, door.port) for _ in range(2)]
+        while not door.listener.connections:
+            await asyncio.sleep(0)  # So that it is told to end between a connection and the first look at it.
+        async with asyncio.timeout(15):
+            closing = asyncio.create_task(door.listener.close(60.0))
+            await asyncio.sleep(0.1)
+            writer.write(kept(sized(BODY)))
+            answer = await reader.read()
+            await closing
+        writer.close()
+        silent.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")

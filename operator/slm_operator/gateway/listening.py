@@ -1,7 +1,6 @@
 """Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
@@ -18,6 +17,12 @@ from slm_operator.gateway.reply import refused
 BACKLOG = 4096
 LINGERING_SECONDS = 2.0
 """How long the rest of a refused body is read, so that the client sees the answer and not a reset connection."""
+
+FRESH_SECONDS = 1.0
+"""How long a gateway that ends waits for the first request of a connection."""
+
+IDLE_PERIOD_SECONDS = 0.05
+"""Between looks, while it ends, at which connections wait for a request."""
 
 CUTTING_SECONDS = 0.1
 """How long aiohttp waits twice, for what is to be cut off after the time for draining: nothing is expected of it."""
@@ -59,13 +64,14 @@ class _Connection(RequestHandler):
         self._forget_unread()
         super().connection_lost(exc)
 
-    def end(self) -> None:
-        """Take no further request. Aiohttp's own ``close`` would also drop the rest of a body that is on its way."""
-        request = self._current_request
-        if self._waiter is not None and not self._waiter.done():
+    def close_idle(self, *, fresh: bool) -> None:
+        """Close it where it waits for a request; for its first one only if ``fresh``.
+
+        Aiohttp's own ``close`` would also drop the rest of a body that is on its way, and a connection that was made in
+        this moment would wait with it for ever.
+        """
+        if self._waiter is not None and not self._waiter.done() and (fresh or self._request_count):
             self.force_close()
-        elif request is None or request.content.is_eof():
-            self.close()
 
     def _watch_unread(self) -> None:
         """While it is paused nothing is added, so what is there gets less when anything is read."""
@@ -108,7 +114,6 @@ class _Server(web.Server):
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(gateway, handler_cancellation=True)
         self._limits = gateway.limits
-        self._left = asyncio.Event()
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, self._limits)
@@ -118,19 +123,18 @@ class _Server(web.Server):
         if len(self.connections) > self._limits.connections:
             transport.abort()
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._left.set()
-
     async def drain(self, seconds: float) -> None:
-        """Close each connection with the answer under way on it, and those after so long that have not come to it."""
-        for connection in self.connections:
-            connection.end()  # type: ignore[attr-defined]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.connections:
-                    self._left.clear()
-                    await self._left.wait()
+        """Close each connection once nothing is under way on it, and after so long those on which something still is.
+
+        Who has just connected is about to ask, and gets an answer.
+        """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while self.connections and loop.time() - begun < seconds:
+            fresh = loop.time() - begun > FRESH_SECONDS
+            for connection in self.connections:
+                connection.close_idle(fresh=fresh)  # type: ignore[attr-defined]
+            await asyncio.sleep(IDLE_PERIOD_SECONDS)
         await self.shutdown(CUTTING_SECONDS)
 
 
