@@ -15,7 +15,7 @@ from aiohttp import web
 from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import Always, KubeClient, open_api
 from slm_operator.gateway.admission import Admissions
-from slm_operator.gateway.reporting import LONGEST_LINE, Reporter
+from slm_operator.gateway.reporting import Reporter
 from slm_operator.handlers import demand, telling
 from slm_operator.handlers.demand import NAME_HEADER, DemandEndpoint
 from slm_operator.handlers.telling import Teller
@@ -34,12 +34,18 @@ class Heard(Autoscaler):
         self.reports: list[Mapping[ObjectKey, Load]] = []
         self.lost: list[str] = []
 
-    def report(self, gateway: str, loads: Mapping[ObjectKey, Load]) -> None:
+    def report(self, gateway: str, loads: Mapping[ObjectKey, Load], *, whole: bool = False) -> None:
         assert gateway == NAME
         self.reports.append(loads)
+        super().report(gateway, loads, whole=whole)
 
     def lose(self, gateway: str) -> None:
         self.lost.append(gateway)
+        super().lose(gateway)
+
+    def held(self) -> dict[str, int]:
+        """Requests that are known of each service."""
+        return {key.name: known.demand.total for key, known in self._services.items()}
 
 
 class Held(Admissions):
@@ -67,7 +73,7 @@ class Site:
         """Its port."""
         app = web.Application()
         app.router.add_post(demand.PATH, DemandEndpoint(self.client, f"{self.namespace}/gateway", heard).hear)
-        runner = web.AppRunner(app, read_bufsize=LONGEST_LINE, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, host, port)
         await site.start()
@@ -120,12 +126,31 @@ async def test_only_a_gateways_token_for_this_very_purpose_is_heard(site: Site) 
     assert heard.lost == [NAME], "a request that ends is a gateway that has ended"
 
 
-@pytest.mark.parametrize("line", [b"x\n", b"[1]\n", b'{"team/chat": 1}\n', b'{"team/chat": [1, 2, "x"]}\n', b"7\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x\n",
+        b"[1]\n",
+        b'{"team/chat": 1}\n',
+        b'{"team/chat": [1, 2, "x"]}\n',
+        b"7\n",
+        b'{"a": [1, 2, Infinity]}\n',
+        b"[" * 9999 + b"\n",
+        b"x" * 2**23,
+    ],
+)
 async def test_what_is_no_report_is_refused(site: Site, line: bytes) -> None:
     heard = Heard()
     async with site.replica(heard) as port:
         assert await post(port, await site.token("gateway"), line) == 400
         assert heard.reports == []
+
+
+async def test_who_asks_while_too_many_wait_is_told_to_come_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand, "WAITING", 0)
+    async with site.replica(heard := Heard()) as port:
+        assert await post(port, await site.token("gateway"), b"{}\n") == 503
+    assert heard.reports == []
 
 
 async def test_ten_thousand_services_are_one_report(site: Site) -> None:
@@ -145,6 +170,7 @@ async def test_a_connection_that_breaks_is_no_gateway_that_ended_until_it_stays_
         await break_off(port, token, heard)
         kept = asyncio.create_task(post(port, token, slowly(heard)))
         await until(lambda: len(heard.reports) == 2, "it does not come again")
+        assert heard.held() == {}, "what it held when the connection broke ended with its container"
         await asyncio.sleep(1.5)
         assert heard.lost == [], "it came again in time"
         assert await kept == 204
@@ -158,8 +184,10 @@ async def break_off(port: int, token: str, heard: Heard) -> None:
     before = len(heard.reports)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /demand HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{NAME_HEADER}: {NAME}\r\n"
-    writer.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+    line = b'{"team/chat": [1, 0, 1]}\n'
+    writer.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(line), line))
     await until(lambda: len(heard.reports) == before + 1, "nothing was heard")
+    assert heard.held() == {"chat": 1}
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()

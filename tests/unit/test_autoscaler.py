@@ -120,3 +120,70 @@ def test_demand_is_the_sum_over_gateways() -> None:
     assert scene.look(ready=1) == 1, "nothing has waited yet"
     scene.wait(60, "a", "b")
     assert scene.look(ready=1) == 4
+
+
+def test_the_first_report_of_a_connection_is_all_that_its_gateway_holds() -> None:
+    scene = Scene()
+    scene.look()
+    scene.autoscaler.hear("g").report({KEY: Load(in_flight=1, begun=1)})
+    scene.wait(60, "g")
+    again = scene.autoscaler.hear("g")  # Its container was restarted, and the requests ended with it.
+    assert again.report(IDLE)
+    scene.wait(60, "g")
+    assert scene.look() == 0
+
+
+def test_what_a_gateway_still_holds_after_a_connection_broke_counts_on() -> None:
+    scene = Scene()
+    scene.look()
+    scene.autoscaler.hear("g").report({KEY: Load(in_flight=1, begun=1)})
+    scene.autoscaler.hear("g").report({KEY: Load(in_flight=1)})
+    scene.wait(60, "g")
+    assert scene.look() == 1
+
+
+def test_a_connection_that_a_newer_one_replaced_neither_tells_nor_ends_anything() -> None:
+    scene = Scene()
+    scene.look()
+    old = scene.autoscaler.hear("g")
+    assert old.report(IDLE)
+    scene.autoscaler.hear("g").report({KEY: Load(in_flight=1, begun=1)})
+    assert not old.report({KEY: Load()})
+    old.end()
+    scene.wait(60, "g")
+    assert scene.look() == 1
+
+
+def test_leading_again_is_like_leading_for_the_first_time_but_for_demand() -> None:
+    scene = asleep("g")
+    scene.autoscaler.stand_by()
+    scene.autoscaler.report("g", {KEY: Load(queued=1, begun=1)})
+    assert scene.woken == [], "another process decides"
+    scene.wait(600, "g")
+    scene.wanted = 2  # The other's decision.
+    assert scene.look() == 2, "its memory of how long ago a request came is of no use"
+    scene.wait(30, "g")
+    scene.autoscaler.report("g", {KEY: Load()})
+    scene.wait(60, "g")
+    assert scene.look() == 0
+
+
+def test_a_service_that_was_deleted_while_another_process_led_is_remembered_by_nobody() -> None:
+    scene = asleep("g")
+    scene.autoscaler.stand_by()
+    scene.wanted = None
+    assert scene.look() == 1
+
+
+def test_who_begins_to_lead_makes_nothing_smaller_until_every_gateway_can_have_been_heard() -> None:
+    scene = Scene(zeroAfterSeconds=1)
+    scene.wanted = 3
+    assert scene.look() == 3
+    scene.wait(10, "quick")
+    assert scene.look() == 3
+    scene.autoscaler.hear("slow").report({KEY: Load(in_flight=4, begun=4)})
+    scene.wait(60, "quick", "slow")
+    assert scene.look() == 3
+    scene.autoscaler.lose("slow")
+    scene.wait(60, "quick")
+    assert scene.look() == 0

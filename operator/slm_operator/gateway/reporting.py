@@ -25,11 +25,14 @@ def dump_report(report: Report) -> bytes:
 
 
 def parse_report(line: bytes) -> dict[ObjectKey, Load]:
-    """What a line tells; raises ValueError, TypeError or AttributeError for one that is none."""
+    """What a line tells; raises ValueError for one that is none."""
     loads = {}
-    for name, (in_flight, waiting, begun) in json.loads(line).items():
-        namespace, _, service = name.partition("/")
-        loads[ObjectKey(KIND, namespace, service)] = Load(int(in_flight), int(waiting), int(begun))
+    try:
+        for name, (in_flight, waiting, begun) in json.loads(line).items():
+            namespace, _, service = name.partition("/")
+            loads[ObjectKey(KIND, namespace, service)] = Load(int(in_flight), int(waiting), int(begun))
+    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"no report: {error}") from error
     return loads
 
 

@@ -21,7 +21,6 @@ from slm_operator.adapters.server_clock import ServerClock
 from slm_operator.api.meta import API_VERSION
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import build_cluster_placement, build_controller
-from slm_operator.gateway.reporting import LONGEST_LINE
 from slm_operator.handlers.demand import DemandEndpoint
 from slm_operator.handlers.health import build_app
 from slm_operator.handlers.watching import watch
@@ -109,6 +108,7 @@ class Replica:
             finally:
                 self._metrics.led(leads=False)
                 self._controller = None
+                self._autoscaler.stand_by()
 
         await self._leadership.run(free, act)
 
@@ -126,7 +126,7 @@ class Replica:
         demand = DemandEndpoint(client, account, self._autoscaler) if account else None
         app = build_app([work, audit.stuck], [filled], self._metrics, demand)
         # A gateway's request has no end; when this replica ends, another hears the gateway already.
-        runner = web.AppRunner(app, read_bufsize=LONGEST_LINE, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
             await web.TCPSite(runner, port=self._settings.listen_port).start()

@@ -41,19 +41,19 @@ class DemandServer:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name = ""
+        hearing = None
         try:
             greeting = json.loads(await reader.readline())
             if not hmac.compare_digest(str(greeting["token"]), self.token):
                 return
-            name = str(greeting["gateway"])
-            while line := await reader.readline():
-                self._autoscaler.report(name, parse_report(line))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            hearing = self._autoscaler.hear(str(greeting["gateway"]))
+            while (line := await reader.readline()) and hearing.report(parse_report(line)):
+                pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("a gateway's report cannot be used", extra={"error": str(error)})
         finally:
-            if name:
-                self._autoscaler.lose(name)
+            if hearing is not None:
+                hearing.end()
             writer.close()
 
 
