@@ -17,6 +17,7 @@ NS = f'namespace="{NAMESPACE}"'
 CHAT = 'gen_ai_request_model="team/chat"'
 LEADS = f'slm_operator_leading{{{NS}, pod="a"}}'
 STANDS_BY = f'slm_operator_leading{{{NS}, pod="b"}}'
+FAILURES = f'slm_gateway_part_failures_total{{{NS}, pod="{RELEASE}-gateway-1"}}'
 GATEWAY = f'process_start_time_seconds{{{NS}, pod="{RELEASE}-gateway-1"}}'
 QUIET = {LEADS: "1x60", STANDS_BY: "0x60", GATEWAY: "1x60"}
 """A minute per value: all is well."""
@@ -101,6 +102,7 @@ CASES: list[tuple[str, Mapping[str, str], int, set[str]]] = [
     ("nobody leads", {LEADS: "1x10 0x50"}, 13, {"SlmOperatorNoLeader"}),
     ("a failover", {LEADS: "1x10 0x50", STANDS_BY: "0x11 1x49"}, 13, set()),
     ("two lead", {STANDS_BY: "1x60"}, 5, {"SlmOperatorSeveralLeaders"}),
+    ("two releases", {LEADS.replace("}", ', job="other"}'): "1x60"}, 50, set()),
     ("a fifth of looks fails", {**looks("ok", "0+48x60"), **looks("Refused", "0+12x60")}, 30, {"SlmOperatorWorkFails"}),
     ("few looks fail", {**looks("ok", "0+58x60"), **looks("Refused", "0+2x60")}, 30, set()),
     ("looks end with leadership", {**looks("ok", "0+1x60"), **looks("NotLeading", "0+12x60")}, 30, set()),
@@ -121,8 +123,13 @@ CASES: list[tuple[str, Mapping[str, str], int, set[str]]] = [
         15,
         set(),
     ),
-    ("an answer broke off", requests("truncated", 200, "0x10 1x50"), 12, {"SlmGatewayTruncatedAnswers"}),
+    ("the first answer broke off", requests("truncated", 200, "_x10 1x50"), 12, {"SlmGatewayTruncatedAnswers"}),
+    ("one more answer broke off", requests("truncated", 200, "1x30 2x30"), 32, {"SlmGatewayTruncatedAnswers"}),
+    ("an answer broke off long ago", requests("truncated", 200, "_x10 1x50"), 30, set()),
+    ("a part fails", {FAILURES: "0x10 1x2 2x2 3x2 4x43"}, 20, {"SlmGatewayPartFails"}),
+    ("a part failed once", {FAILURES: "0x10 1x50"}, 20, set()),
     ("nothing wakes", held("0x60", "3x60"), 10, {"SlmGatewayNothingWakes"}),
+    ("nothing wakes for a single request", held("0x60", "0x5 1x5 0x50"), 9, {"SlmGatewayNothingWakes"}),
     ("it is busy", held("4x60", "3x60"), 10, set()),
     ("it wakes", held("0x60", "0x5 3x2 0x53"), 9, set()),
     ("too many", requests("queue_full", 429, "0+6x60"), 15, {"SlmGatewayFull"}),

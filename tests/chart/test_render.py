@@ -201,7 +201,11 @@ def test_the_gateways_pods_are_those_that_the_operator_lets_into_engines() -> No
     (peer,) = build_callers(ClusterPods(gateway_namespace=namespace, engine_callers=("gateway",)))
     assert peer["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     assert environment["SLM_ENGINE_CALLERS"] == "gateway"
-    assert environment_of(render({"gateway": {"enabled": False}}))["SLM_ENGINE_CALLERS"] == "*"
+    nobody_else: dict[str, Any] = {"networkPolicy": {"engineCallers": []}}
+    assert environment_of(render(nobody_else))["SLM_ENGINE_CALLERS"] == "gateway"
+    without: dict[str, Any] = {"gateway": {"enabled": False}}
+    assert environment_of(render(without))["SLM_ENGINE_CALLERS"] == "*"
+    assert environment_of(render(nobody_else | without))["SLM_ENGINE_CALLERS"] == "*"
 
 
 def test_notes_say_what_is_reconciled_and_what_is_missing() -> None:
@@ -212,6 +216,15 @@ def test_notes_say_what_is_reconciled_and_what_is_missing() -> None:
     notes = helm(*arguments, stdin=yaml.safe_dump(values)).partition("NOTES:\n")[2]
     for words in ("reconciles the namespaces a, b.", "keep them at the version", "bind ServiceAccount slm-operator"):
         assert words in notes
+    plain = f"http://{RELEASE}-gateway.{NAMESPACE}.svc/v1,"
+    secret: dict[str, Any] = {"tls": {"secretName": "tls"}}
+    addresses = {
+        plain: {},
+        plain.replace("http", "https").replace(".svc", ".svc:80"): secret,
+        plain.replace("http", "https"): secret | {"service": {"port": 443}},
+    }
+    for address, gateway in addresses.items():
+        assert address in helm(*arguments, stdin=yaml.safe_dump({"gateway": gateway}))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What operators see of requests: metrics and audit, from real ones."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slm_operator.gateway.audit import verify
 from slm_operator.gateway.audit_file import AuditFile
-from slm_operator.gateway.listening import listen_for_metrics
+from slm_operator.gateway.listening import any_addresses, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
 from slm_operator.gateway.record import Record
 from tests.support.gateway import CHAT, Door, chat, open_gateway, until
@@ -64,6 +65,30 @@ async def test_metrics_count_what_happened_under_the_names_that_dashboards_know(
     assert value("slm_gateway_requests_total", **ends) == 2
     refused = {"route": CHAT, "gen_ai_request_model": "", "verdict": "model_not_found", "code": "404"}
     assert value("slm_gateway_requests_total", **refused) == 1
+
+
+async def test_a_gateway_that_only_a_restart_helps_says_so_where_clients_cannot_come_between() -> None:
+    troubles = ["", "The watch of Pods is stuck."]
+    server = await listen_for_metrics(lambda: b"", "127.0.0.1", 0, lambda: troubles.pop(0))
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/healthz"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url) as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with session.get(url) as answer:
+            assert (answer.status, await answer.text()) == (503, "The watch of Pods is stuck.\n")
+    server.close()
+
+
+async def test_both_families_of_addresses_are_listened_on_where_the_machine_has_them() -> None:
+    server = await listen_for_metrics(lambda: b"", any_addresses(), 0)
+    ports = {each.family: each.getsockname()[1] for each in server.sockets}
+    assert socket.AF_INET in ports
+    async with aiohttp.ClientSession() as session:
+        for family, port in ports.items():
+            host = "[::1]" if family == socket.AF_INET6 else "127.0.0.1"
+            async with session.get(f"http://{host}:{port}/metrics") as answer:
+                assert answer.status == 200
+    server.close()
 
 
 async def test_what_clients_write_makes_no_new_metrics() -> None:

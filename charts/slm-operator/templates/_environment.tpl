@@ -50,11 +50,11 @@
 {{- end }}
 {{- end }}
 
-{{/* Who may reach engines: without a gateway, and where nobody else is named, everybody. */}}
+{{/* Who may reach engines. */}}
 {{- define "slm-operator.engineCallers" -}}
 {{- $callers := .Values.networkPolicy.engineCallers }}
 {{- if not .Values.gateway.enabled }}
 {{- $callers = without $callers "gateway" }}
 {{- end }}
-{{- join "," $callers | default "*" }}
+{{- join "," $callers | default (ternary "gateway" "*" .Values.gateway.enabled) }}
 {{- end }}

@@ -19,6 +19,8 @@ from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
 
+LISTED = 8
+"""Services of one listing about which the cluster is asked at a time: others want to know whom they may ask, too."""
 LOG = logging.getLogger(__name__)
 Check = Callable[[], None]
 """Called before each request that would be answered; raises Refusal while none may be."""
@@ -62,8 +64,13 @@ class Desk:
 
     async def allowed(self, caller: Caller) -> list[Service]:
         """All services that the caller may use."""
-        services = self._directory.services()
-        may = await asyncio.gather(*(self._access.may_use(caller, each) for each in services))
+        services, turn = self._directory.services(), asyncio.Semaphore(LISTED)
+
+        async def may_use(service: Service) -> bool:
+            async with turn:
+                return await self._access.may_use(caller, service)
+
+        may = await asyncio.gather(*map(may_use, services))
         return list(compress(services, may))
 
     async def carry(

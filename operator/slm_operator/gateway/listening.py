@@ -1,8 +1,10 @@
 """Sockets: aiohttp's HTTP server with our bounds and our shape of errors."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -152,7 +154,7 @@ class Listener:
         """How many clients are connected."""
         return len(self._server.connections)
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+    async def listen(self, host: str | Sequence[str], port: int, tls: ssl.SSLContext | None = None) -> None:
         """Bind; 0 takes a free port, which ``port`` then tells. Raises OSError when it is taken."""
         loop = asyncio.get_running_loop()
         self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG, ssl=tls)
@@ -171,13 +173,32 @@ class Listener:
         await self._gateway.close()
 
 
-async def listen_for_metrics(metrics: Callable[[], bytes], host: str, port: int) -> asyncio.Server:
-    """Offer /metrics, on a port of its own: clients have no business there. Raises OSError when it is taken."""
+def any_addresses() -> list[str]:
+    """All of this machine's, of the families that it has: a pod with IPv4 alone often cannot bind to IPv6's."""
+    found = []
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - that is its purpose
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind((address, 0))
+            found.append(address)
+    return found
+
+
+async def listen_for_metrics(
+    metrics: Callable[[], bytes], host: str | Sequence[str], port: int, trouble: Callable[[], str] = lambda: ""
+) -> asyncio.Server:
+    """Offer /metrics and /healthz, on a port of its own: clients have no business there, and cannot fill it.
+
+    ``trouble`` is a sentence on what only a restart helps against, or nothing. Raises OSError when the port is taken.
+    """
 
     async def answer(request: web.BaseRequest) -> web.Response:
-        if (request.method, request.raw_path) != ("GET", "/metrics"):
-            return web.Response(status=HTTPStatus.NOT_FOUND)
-        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        wanted = (request.method, request.raw_path)
+        if wanted == ("GET", "/metrics"):
+            return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        if wanted == ("GET", "/healthz"):
+            sentence = trouble()
+            return web.Response(text=f"{sentence or 'ok'}\n", status=503 if sentence else 200)
+        return web.Response(status=HTTPStatus.NOT_FOUND)
 
     server = web.Server(answer, access_log=None)
     return await asyncio.get_running_loop().create_server(server, host, port)

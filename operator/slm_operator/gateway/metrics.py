@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -56,8 +56,9 @@ class GatewayMetrics(Collector):
     Models are named by their service, never by what clients write: a metric per spelling would fill any memory.
     """
 
-    def __init__(self, loads: Loads) -> None:
+    def __init__(self, loads: Loads, failures: Callable[[], int] = lambda: 0) -> None:
         self._loads = loads
+        self._failures = failures
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(self)
@@ -98,8 +99,8 @@ class GatewayMetrics(Collector):
     def _make_service(self, model: str, operation: str) -> _Service:
         return _Service(self, model, operation)
 
-    def collect(self) -> list[GaugeMetricFamily]:
-        """Gauges, read at the moment they are asked for."""
+    def collect(self) -> list[Metric]:
+        """What is read at the moment that it is asked for."""
         running = GaugeMetricFamily(
             "slm_gateway_num_requests_running", "Requests that engines work on.", labels=["gen_ai_request_model"]
         )
@@ -110,7 +111,8 @@ class GatewayMetrics(Collector):
         for model, (in_flight, queued, _) in self._loads().items():
             running.add_metric([model], in_flight)
             waiting.add_metric([model], queued)
-        return [running, waiting]
+        failures = "Parts of the gateway, such as what follows services, that failed and began anew."
+        return [running, waiting, CounterMetricFamily("slm_gateway_part_failures", failures, self._failures())]
 
     def observe(self, record: Record) -> None:
         """One request has ended."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -15,7 +16,9 @@ OBJECTS_BEFORE_COLLECTION = 50_000
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on an event loop that is made for many sockets."""
+    """Run to the end on an event loop that is made for many sockets, with as many as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 

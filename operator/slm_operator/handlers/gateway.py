@@ -18,7 +18,7 @@ from slm_operator.gateway.app import Gateway
 from slm_operator.gateway.audit_file import AuditOutput
 from slm_operator.gateway.directory import Directory, MemoryDirectory
 from slm_operator.gateway.following import Follower
-from slm_operator.gateway.listening import Listener, listen_for_metrics
+from slm_operator.gateway.listening import Listener, any_addresses, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
 from slm_operator.gateway.reporting import Reporter
 from slm_operator.gateway.serving import Stop, run, serve_until_told
@@ -36,7 +36,6 @@ examples:
   KUBECONFIG=~/.kube/config SLM_GATEWAY_PORT=8081 slm-gateway   from a laptop that reaches the pods
 
 exit codes: 0 told to stop, 1 no API server, a port that is taken or a fault, 2 a malformed setting"""
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - a pod has its own address, and a NetworkPolicy
 RELOAD_SECONDS = 60.0
 """Between looks at the certificate's files: whoever renews them need not restart the gateway."""
 
@@ -60,53 +59,65 @@ async def serve(settings: GatewaySettings) -> None:
         directory, stop = MemoryDirectory(), Stop()
         follower = Follower(KubeCluster(client, cache), directory)
         async with asyncio.TaskGroup() as group:
-            tasks: list[asyncio.Task[None]] = []
-
-            def keep(run: Callable[[], Awaitable[None]]) -> None:
-                tasks.append(group.create_task(_keep(run)))
-
-            keep(lambda: watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS))
-            keep(audit.run)
-            keep(keys.run)
+            parts = Parts(group)
+            parts.keep(lambda: watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS))
+            parts.keep(audit.run)
+            parts.keep(keys.run)
             await audit.synced.wait()
             await follower.fill()
-            keep(follower.run)
+            parts.keep(follower.run)
             if tls is not None:
-                keep(lambda: _reload_tls(settings, tls))
-            await _answer(settings, directory, access, tls, stop, keep)
-            for task in tasks:
-                task.cancel()
+                parts.keep(lambda: _reload_tls(settings, tls))
+            await _answer(settings, directory, access, tls, stop, parts, audit)
+            parts.end()
 
 
 async def _answer(
     settings: GatewaySettings, directory: Directory, access: Access, tls: ssl.SSLContext | None, stop: Stop,
-    keep: Callable[[Callable[[], Awaitable[None]]], None],
+    parts: "Parts", audit: Audit,
 ) -> None:  # fmt: skip
     lines, reporter = AuditOutput(time.time), Reporter()
     audited = settings.gateway_audit == "stdout"
     gateway = Gateway(directory, access, demand=reporter.wanted, check=lines.check)
-    metrics = GatewayMetrics(gateway.admissions.loads)
+    metrics = GatewayMetrics(gateway.admissions.loads, lambda: parts.failures)
     gateway.observe_with(metrics.observe, *([lines.observe] if audited else []))
     if settings.demand_url:
         name = settings.pod_name
         teller = Teller(settings.demand_url, settings.demand_token, name, reporter, gateway.admissions)
-        keep(teller.run)
-    listener = Listener(gateway)
-    await listener.listen(ANY_ADDRESS, settings.gateway_port, tls)
-    measured = await listen_for_metrics(metrics.render, ANY_ADDRESS, settings.gateway_metrics_port)
+        parts.keep(teller.run)
+    listener, addresses = Listener(gateway), any_addresses()
+    await listener.listen(addresses, settings.gateway_port, tls)
+    measured = await listen_for_metrics(metrics.render, addresses, settings.gateway_metrics_port, audit.stuck)
     log.info("the gateway listens", extra={"port": listener.port, "tls": tls is not None})
     await serve_until_told(listener, settings.gateway_drain_seconds, stop)
     measured.close()
 
 
-async def _keep(run: Callable[[], Awaitable[None]]) -> None:
-    """Run for ever: a fault of what works in the background must not cut off answers under way."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            log.exception("a part of the gateway failed, and begins anew")
-        await asyncio.sleep(RESTART_SECONDS)
+class Parts:
+    """What works beside the answers, and begins anew when it fails: a fault there must not cut off answers."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failures = 0
+
+    def keep(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it from now on."""
+        self._tasks.append(self._group.create_task(self._keep(run)))
+
+    def end(self) -> None:
+        """Run none any longer."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _keep(self, run: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:
+                log.exception("a part of the gateway failed, and begins anew")
+                self.failures += 1
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:

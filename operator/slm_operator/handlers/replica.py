@@ -21,6 +21,7 @@ from slm_operator.adapters.server_clock import ServerClock
 from slm_operator.api.meta import API_VERSION
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.factory import build_cluster_placement, build_controller
+from slm_operator.gateway.listening import any_addresses
 from slm_operator.handlers.demand import DemandEndpoint
 from slm_operator.handlers.health import build_app
 from slm_operator.handlers.watching import watch
@@ -129,7 +130,8 @@ class Replica:
         runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         try:
-            await web.TCPSite(runner, port=self._settings.listen_port).start()
+            for address in any_addresses():
+                await web.TCPSite(runner, address, self._settings.listen_port).start()
             yield
         finally:
             await runner.cleanup()

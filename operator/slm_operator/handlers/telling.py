@@ -9,13 +9,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import AddrInfoType
 
 from slm_operator.gateway.admission import Admissions
+from slm_operator.gateway.connection import LIVENESS
 from slm_operator.gateway.reporting import Report, Reporter, dump_report
 from slm_operator.handlers.demand import NAME_HEADER
 
 LOOK_SECONDS = 2.0
-"""Between looks at the operator's name: so late at most a new replica hears of demand."""
+"""Between looks at the operator's name: a new replica hears of demand so late, and what name servers remember."""
 RETRY_SECONDS = 0.5
 """Wait before a replica that did not listen is tried again."""
 REFUSED_SECONDS = 5.0
@@ -24,6 +26,15 @@ END_SECONDS = 1.0
 """Longest wait for a replica to hear that this gateway ends."""
 
 log = logging.getLogger(__name__)
+
+
+def _open_socket(info: AddrInfoType) -> socket.socket:
+    """One that finds out when the replica's node has gone without a word."""
+    family, kind, protocol, *_ = info
+    made = socket.socket(family, kind, protocol)
+    for level, name, value in LIVENESS:
+        made.setsockopt(level, name, value)
+    return made
 
 
 class Teller:
@@ -39,7 +50,9 @@ class Teller:
     async def run(self) -> None:
         """Report until cancelled, which ends every request properly: the operator knows that this was all."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+        connector = aiohttp.TCPConnector(socket_factory=_open_socket)
+        session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        async with session, asyncio.TaskGroup() as group:
             telling: dict[str, asyncio.Task[None]] = {}
             addresses: set[str] = set()
             while True:
