@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero", "No engine runs, as no request came; the gateway's first one starts one."
     SCALED = "Scaled", "The number of engines was changed (an Event only)."
     POD_WAITING = "PodWaiting", "A pod cannot start: no node fits, no image comes, or a Secret is missing."
+    DOES_NOT_FIT = "DoesNotFit", "No node has the memory that an engine needs; the message says what would help."
     STORE_NOT_READY = "StoreNotReady", "The volume claim or a network policy of the namespace is missing or unusable."
     DELETING = "Deleting", "The object was deleted; what only it used is being removed from the store."
     STORE_NOT_CLEANED = "StoreNotCleaned", "The object is gone, but bytes that only it used may remain in the store."

@@ -1,5 +1,7 @@
 """A service on a real node while its engines are replaced, and while its node is drained."""
 
+import re
+
 import pytest
 
 from dev.demo.cluster_run import RESTRICTED
@@ -50,6 +52,20 @@ def test_no_request_fails_while_engines_are_replaced_and_the_event_says_why(
     assert message.startswith("New engines are starting, because --ctx-size changes from 1024 to 2048.")
     told = [each["message"] for each in serving.list("events") if each["reason"] == "RollingOut"]
     assert any("because --ctx-size changes from 1024 to 2048" in each for each in told)
+
+
+def test_a_service_that_fits_on_no_node_says_by_how_much_and_answers_once_it_does(serving: Namespace) -> None:
+    serving.apply(service("large", resources={"requests": {"memory": "900Gi"}}))
+    until(lambda: serving.ready("InferenceService", "large")[1] == "DoesNotFit", "nobody says that it does not fit")
+    message = serving.ready("InferenceService", "large")[2]
+    assert "Insufficient memory" in message, "the scheduler's own word"
+    assert "The engine needs 900.00 GiB, as spec.resources says, and fits on no node: CPU and " in message
+    most = re.search(r"It would fit with spec.resources.requests.memory of at most (\d+)Mi", message)
+    assert most
+    assert 256 < int(most[1]) < 900 * 1024
+    serving.apply(service("large"))
+    serving.wait_ready("InferenceService", "large")
+    serving.kubectl("delete", "slmsvc", "large")
 
 
 def test_a_service_whose_node_is_drained_says_what_it_waits_for_and_answers_again(

@@ -13,6 +13,7 @@
 {{- $settings := list
   (list "SLM_LISTEN_PORT" "8080")
   (list "SLM_WATCH_NAMESPACES" (join "," .Values.watchNamespaces))
+  (list "SLM_WATCH_NODES" (toString (and .Values.watchNodes (not .Values.watchNamespaces))))
   (list "SLM_LEASE_NAME" (include "slm-operator.leaseName" .))
   (list "SLM_LEASE_SECONDS" (toString .Values.leaderElection.leaseSeconds))
   (list "SLM_PIPELINES_IMAGE" (include "slm-operator.image" (list . "pipelines")))

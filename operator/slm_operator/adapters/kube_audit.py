@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.kube_kinds import KINDS, Kind
 from slm_operator.adapters.object_cache import ObjectCache
+from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable, SlmError
 from slm_operator.ports import ObjectKey
 
@@ -140,7 +141,7 @@ class Audit:
                 return {}, 0  # Its CRD is not served: nothing is there, and nothing is removed for it.
             for item in page.get("items") or ():
                 meta = item["metadata"]
-                there[ObjectKey(kind.name, meta["namespace"], meta["name"])] = int(meta["resourceVersion"])
+                there[key_of({**item, "kind": kind.name})] = int(meta["resourceVersion"])
             if not page["metadata"].get("continue"):
                 return there, int(page["metadata"]["resourceVersion"])
             query["continue"] = page["metadata"]["continue"]

@@ -6,6 +6,7 @@ from slm_operator.api.meta import GROUP, VERSION
 from slm_operator.core.manifests.metadata import LABEL_STEP, SERVE
 from slm_operator.ports import ObjectKey
 
+NODE = "Node"
 OURS = "app.kubernetes.io/managed-by=slm-operator"
 """Selects what this operator made; a cluster's other Pods never reach it."""
 
@@ -47,9 +48,10 @@ KINDS = {
         Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
         # Not only ours: a platform team may bring the store's claim itself. Which one is a field selector.
         Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", ""),
+        Kind(NODE, "", "v1", "nodes", ""),
     )
 }
-"""All that the operator caches, by kind."""
+"""All that the operator caches, by kind; nodes only where it may."""
 GATEWAY_KINDS = (
     *(KINDS[name] for name in ("SLMModel", "QuantJob", "InferenceService")),
     replace(KINDS["Pod"], label_selector=f"{OURS},{LABEL_STEP}={SERVE}"),

@@ -15,7 +15,7 @@ from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
 State = Literal["ready", "progressing", "stalled", "idle"]
 """ready: done and well. progressing: work or waiting goes on. stalled: somebody must act. idle: told to rest."""
 
-WORRYING = frozenset({Reason.POD_WAITING})
+WORRYING = frozenset({Reason.POD_WAITING, Reason.DOES_NOT_FIT})
 """Reasons that may pass by themselves and yet are worth a warning."""
 CONDITIONS = TypeAdapter(list[Condition])
 

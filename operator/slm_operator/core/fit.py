@@ -12,6 +12,7 @@ from slm_operator.core.fit_places import Place, Tolerations, find_places, is_rep
 from slm_operator.core.inventory import Inventory, NodeKind
 from slm_operator.core.quantity import format_bytes
 
+MIB = 2**20
 SHOWN_KINDS = 3
 """Node kinds that a sentence names of each sort: the message stays readable however many there are."""
 CONTEXT_STEP = 256
@@ -90,6 +91,9 @@ def _advise(
     demand: Demand, variants: Sequence[Variant], misses: Sequence[Place], fits_with: Callable[[Demand], bool]
 ) -> list[str]:
     """What would make it fit, the least change first."""
+    if demand.requested_bytes:
+        most = max((place.offered_bytes for place in misses if place.accelerator is None), default=0)
+        return [f"spec.resources.requests.memory of at most {most // MIB}Mi"] if most else []
     advice = [*_smaller_variant(demand, variants, fits_with)]
     if demand.shape is not None:
         longest = _largest(lambda steps: fits_with(demand.with_context(steps * CONTEXT_STEP)), _steps_below(demand))
@@ -171,8 +175,9 @@ def _describe(
 
 
 def _missing(place: Place) -> str:
+    """Of what it takes there, which is more than the engine's own need: its process, or what the driver keeps."""
     each = f" on each of {place.devices}" if place.devices > 1 else ""
-    return f"{format_bytes(place.missing_bytes)}{each}"
+    return f"{format_bytes(place.missing_bytes)} of {format_bytes(place.needed_bytes)}{each}"
 
 
 def _on(place: Place) -> str:

@@ -37,6 +37,8 @@ class Demand:
     """Type of the weights, such as Q8_0, for the sentence; empty where it does not matter."""
     engine: str = "llama.cpp"
     """llama.cpp or vllm: they take memory differently and split a model differently."""
+    requested_bytes: int = 0
+    """Memory of a node that spec.resources asks for, whatever is needed, bytes; 0 where it leaves it open."""
 
     def with_context(self, context_size: int) -> "Demand":
         """The same with another context."""
@@ -55,6 +57,8 @@ class Demand:
 
     def describe(self) -> str:
         """``needs 9.20 GiB: weights 4.58 GiB, KV cache 4.00 GiB (4 slots of 8192 tokens), buffers 134.0 MiB``."""
+        if self.requested_bytes:
+            return f"{format_bytes(self.requested_bytes)}, as spec.resources says,"
         serving, slots = self.serving, "1 slot" if self.slots == 1 else f"{self.slots} slots"
         if serving is None:
             return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.weights_bytes)}"
@@ -68,6 +72,8 @@ class Demand:
 
 def node_bytes(demand: Demand) -> int:
     """Memory of a node that an engine on CPUs requests, bytes."""
+    if demand.requested_bytes:
+        return demand.requested_bytes
     serving = demand.serving
     return engine_memory(demand.weights_bytes, serving.total if serving else 0).request_bytes
 

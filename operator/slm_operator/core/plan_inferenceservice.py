@@ -18,6 +18,7 @@ from slm_operator.core.conditions import (
     dump_status,
 )
 from slm_operator.core.engines import count, judge_engines
+from slm_operator.core.fit_demand import Demand
 from slm_operator.core.manifests.deployment import (
     Engine,
     Weights,
@@ -30,6 +31,7 @@ from slm_operator.core.manifests.deployment import (
 )
 from slm_operator.core.manifests.metadata import is_controlled_by, is_predecessors
 from slm_operator.core.placement import Placement
+from slm_operator.core.placing import asked_memory, find_variants, judge_unscheduled
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey, Plan, key_of
 from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
 from slm_operator.core.quantity import plan_threads
@@ -74,6 +76,8 @@ class ServiceSnapshot:
     """The PodDisruptionBudget."""
     scaling: Scaling | None = None
     """Where demand decides how many engines there are."""
+    nodes: tuple[Manifest, ...] = ()
+    """The cluster's Nodes, where the scheduler finds none for an engine and they may be read."""
 
     @property
     def replicas(self) -> int:
@@ -109,7 +113,7 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         _require_own_names(snapshot)
         _require_store(snapshot)
         wanted.children = _build_children(snapshot, wanted)
-        verdict = _judge(snapshot, wanted.children[0])
+        verdict = _judge(snapshot, wanted)
     except Blocked as blocked:
         verdict = blocked.verdict
         if snapshot.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
@@ -132,7 +136,7 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
     )
 
 
-def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
+def _judge(snapshot: ServiceSnapshot, wanted: _Wanted) -> Verdict:
     if snapshot.service.spec.suspend:
         message = "Suspended: engines go on as they are. Set spec.suspend to false to follow the spec again."
         return Verdict("idle", Reason.SUSPENDED, message)
@@ -140,8 +144,12 @@ def _judge(snapshot: ServiceSnapshot, deployment: Manifest) -> Verdict:
         return judge_zero(snapshot.scaling)
     if snapshot.replicas == 0:
         return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
-    url = address_url(snapshot.service, snapshot.address, snapshot.placement)
+    url, deployment = address_url(snapshot.service, snapshot.address, snapshot.placement), wanted.children[0]
     verdict = judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
+    if verdict.reason == Reason.POD_WAITING and snapshot.nodes:
+        variants = find_variants(snapshot.model, snapshot.quant_job)
+        demand = _build_demand(snapshot, wanted)
+        verdict = judge_unscheduled(verdict, demand, variants, snapshot.service.spec, snapshot.nodes)
     return judge_waking(snapshot.service, verdict)
 
 
@@ -291,6 +299,19 @@ def count_engines(snapshot: ServiceSnapshot, deployment: Manifest | None, *, app
     made = count(deployment, "availableReplicas") + count(deployment, "unavailableReplicas")
     exists = made if snapshot.placement.pods is not None else 0
     return max(count(deployment, "replicas"), exists), count(deployment, "readyReplicas")
+
+
+def _build_demand(snapshot: ServiceSnapshot, wanted: _Wanted) -> Demand:
+    """What one engine needs of a node."""
+    spec, model = snapshot.service.spec, snapshot.model
+    return Demand(
+        shape=model.status.shape if model else None,
+        weights_bytes=wanted.size_bytes,
+        context_size=_context_size(snapshot),
+        slots=spec.parallel,
+        variant=wanted.weights.variant,
+        requested_bytes=asked_memory(spec, wanted.children[0]),
+    )
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:

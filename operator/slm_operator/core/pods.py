@@ -8,6 +8,12 @@ NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 """Such as a Secret that does not exist."""
 
 
+def is_unschedulable(pod: Manifest) -> bool:
+    """Whether the scheduler found no node for it."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable" for each in conditions)
+
+
 def describe_waiting(pod: Manifest) -> str:
     """Why the pod cannot start, in words; empty while nothing is known to be wrong."""
     status = pod.get("status", {})

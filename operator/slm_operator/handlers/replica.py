@@ -13,6 +13,7 @@ from kubernetes.aio.client import ApiClient
 from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_audit import Audit
 from slm_operator.adapters.kube_client import Always, KubeClient, open_api
+from slm_operator.adapters.kube_kinds import KINDS, NODE, Kind
 from slm_operator.adapters.kube_progress import ProgressReader
 from slm_operator.adapters.lease import Leadership, LeaseSettings
 from slm_operator.adapters.metrics import Metrics
@@ -56,9 +57,16 @@ class Replica:
             if await free.read(f"/apis/{API_VERSION}") is None:
                 message = f"The API server does not serve {API_VERSION}: install the CRDs (kubectl apply -f crds/)."
                 raise ClusterUnavailable(message)
-            audit = Audit(free, self._cache, self._settings.watch_namespaces, self._field_selectors())
+            namespaces = self._settings.watch_namespaces
+            audit = Audit(free, self._cache, namespaces, self._field_selectors(), kinds=self._kinds())
             async with self._serving(audit, free):
                 await self._work(api, free, audit)
+
+    def _kinds(self) -> list[Kind]:
+        """What is watched: who looks at some namespaces has no right to see nodes."""
+        everywhere = not self._settings.watch_namespaces
+        nodes = self._settings.watch_nodes and everywhere
+        return [kind for kind in KINDS.values() if kind.name != NODE or nodes]
 
     def _field_selectors(self) -> dict[str, str]:
         """Of all PersistentVolumeClaims, only the stores."""
@@ -66,7 +74,7 @@ class Replica:
 
     async def _work(self, api: ApiClient, free: KubeClient, audit: Audit) -> None:
         """Watch and lead until told to stop: first the acting ends and the Lease goes back, then the watching."""
-        stop = asyncio.Event()
+        stop, namespaces = asyncio.Event(), self._settings.watch_namespaces
 
         def take_signals() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +85,7 @@ class Replica:
         auditing = asyncio.create_task(audit.run(), name="audit")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         informer = asyncio.create_task(
-            watch(self._cache, self._settings.watch_namespaces, self._field_selectors(), audit.soon, take_signals)
+            watch(self._cache, namespaces, self._field_selectors(), audit.soon, take_signals, self._kinds())
         )
         tasks = (leading, auditing, informer)
         await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -22,7 +22,7 @@ from slm_operator.core.plan_inferenceservice import ServiceSnapshot
 from slm_operator.core.plan_quantjob import QuantSnapshot
 from slm_operator.core.plan_slmmodel import ModelSnapshot
 from slm_operator.core.plan_store import StoreSnapshot
-from slm_operator.core.pods import is_live
+from slm_operator.core.pods import is_live, is_unschedulable
 from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
 from slm_operator.core.steps import Children
 from slm_operator.core.store import CLAIM_KIND, StoreView
@@ -102,6 +102,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
     pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
+    nodes = await cluster.list("Node") if any(map(is_unschedulable, pods)) else ()
     return ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
@@ -113,6 +114,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         placement=placement,
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
+        nodes=tuple(nodes),
     )
 
 

@@ -95,3 +95,14 @@ async def test_changes_begin_with_all_and_repeats_that_were_not_taken_are_one() 
     assert not waiting.done()
     cache.remove(KEY, 9)
     assert await waiting == KEY
+
+
+def test_of_a_node_only_what_an_engine_needs_to_know_is_kept() -> None:
+    cache = ObjectCache()
+    images = [{"names": [f"registry.example/image-{number}"], "sizeBytes": 1} for number in range(50)]
+    known = {"allocatable": {"memory": "1Gi"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    meta = {"name": "a", "uid": "u", "resourceVersion": "1", "labels": {"pool": "models"}}
+    cache.put({"kind": "Node", "metadata": meta, "spec": {"taints": []}, "status": {**known, "images": images}})
+    (found,) = cache.list("Node", "", {})
+    assert found["status"] == known
+    assert (found["metadata"]["labels"], found["spec"]) == ({"pool": "models"}, {"taints": []})

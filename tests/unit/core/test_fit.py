@@ -65,7 +65,7 @@ def test_it_fits_where_there_is_room_and_the_sentence_says_where() -> None:
     assert verdict.message == (
         "The engine needs 12.08 GiB (weights Q8_0 7.95 GiB, KV cache 4.00 GiB for 4 slots of 8192 tokens, buffers "
         "134.0 MiB) and fits on 4 x NVIDIA A10G with 22.49 GiB (gpu) using 1; CPU and 60.00 GiB (gpu). Too small: "
-        "CPU and 4.00 GiB (small) lacks 8.33 GiB."
+        "CPU and 4.00 GiB (small) lacks 8.33 GiB of 12.33 GiB."
     )
 
 
@@ -82,9 +82,9 @@ def test_where_it_fits_nowhere_the_sentence_says_by_how_much_and_what_would_help
     )
     assert verdict.message == (
         "The engine needs 12.08 GiB (weights Q8_0 7.95 GiB, KV cache 4.00 GiB for 4 slots of 8192 tokens, buffers "
-        "134.0 MiB) and fits on no node: NVIDIA RTX-A2000 with 12.00 GiB (gpu) lacks 1.08 GiB; CPU and 8.00 GiB (gpu) "
-        "lacks 4.33 GiB. It would fit with variant Q2_K of 2.96 GiB, which exists; or spec.contextSize 5888 instead "
-        "of 8192; or spec.parallel 2 instead of 4; or 2 x NVIDIA RTX-A2000 in one node."
+        "134.0 MiB) and fits on no node: NVIDIA RTX-A2000 with 12.00 GiB (gpu) lacks 1.08 GiB of 13.08 GiB; CPU and "
+        "8.00 GiB (gpu) lacks 4.33 GiB of 12.33 GiB. It would fit with variant Q2_K of 2.96 GiB, which exists; or "
+        "spec.contextSize 5888 instead of 8192; or spec.parallel 2 instead of 4; or 2 x NVIDIA RTX-A2000 in one node."
     )
 
 
@@ -96,7 +96,9 @@ def test_a_variant_that_could_be_made_is_proposed_where_none_exists() -> None:
 def test_nothing_is_proposed_that_would_not_help() -> None:
     verdict = check_fit(DEMAND, Inventory((build_kind("n", 1),)), [Variant("Q2_K", Q2_K, exists=True)])
     assert verdict.advice == ()
-    assert verdict.message.endswith("lacks 11.33 GiB. Add a node with more memory, or serve a smaller model.")
+    assert verdict.message.endswith(
+        "lacks 11.33 GiB of 12.33 GiB. Add a node with more memory, or serve a smaller model."
+    )
 
 
 def test_several_gpus_of_a_node_are_used_and_no_more_than_needed() -> None:
@@ -178,7 +180,7 @@ def test_without_a_shape_only_the_weights_count_and_the_sentence_says_about() ->
     verdict = check_fit(Demand(None, 8 * GIB, 8192, 4), Inventory((build_kind("n", 4),)))
     assert verdict.message == (
         "The engine needs about 12.25 GiB, of which weights 8.00 GiB and fits on no node: CPU and 4.00 GiB (n) lacks "
-        "8.25 GiB. Add a node with more memory, or serve a smaller model."
+        "8.25 GiB of 12.25 GiB. Add a node with more memory, or serve a smaller model."
     )
 
 

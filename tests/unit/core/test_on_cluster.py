@@ -106,6 +106,70 @@ async def test_a_pod_that_no_node_takes_and_a_quota_that_is_used_up_are_told_in_
     assert (made.cluster.events[-1].type, made.cluster.events[-1].reason) == ("Warning", "PodWaiting")
 
 
+NODE = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "small", "labels": {"pool": "models"}},
+    "status": {"allocatable": {"cpu": "4", "memory": "512Mi"}, "conditions": [{"type": "Ready", "status": "True"}]},
+}
+NOT_THIS_ONE = {**NODE, "metadata": {"name": "large"}, "status": {"allocatable": {"memory": "64Gi", "cpu": "64"}}}
+NO_ROOM = "0/2 nodes are available: 2 Insufficient memory."
+
+
+async def unscheduled(*nodes: Manifest, **spec: Any) -> tuple[Operated, str]:
+    """A service whose engine the scheduler finds no node for, and its sentence."""
+    made = Operated()
+    await made.put(MODEL, QUANT, manifest("InferenceService", "s", {**SERVICE["spec"], **spec}))
+    for node in nodes:
+        await made.cluster.create(node)
+    await made.settle(succeed)
+    report(made.cluster, replicas=1, updatedReplicas=1, unavailableReplicas=1)
+    waiting = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_ROOM}
+    template = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"]["template"])
+    pod = {**template, "apiVersion": "v1", "kind": "Pod", "status": {"conditions": [waiting]}}
+    pod["metadata"] |= {"name": "s-1"}
+    await made.cluster.create(pod)
+    made.cluster.events.clear()
+    await made.settle(succeed)
+    reason, message = made.told("InferenceService", "s")
+    assert [(each.type, each.reason) for each in made.cluster.events] == [("Warning", reason)]
+    beginning = f"An engine cannot start: no node takes it: {NO_ROOM} "
+    assert message.startswith(beginning)
+    return made, f"{reason}: {message.removeprefix(beginning)}"
+
+
+async def test_an_engine_that_fits_on_no_node_says_by_how_much_and_what_would_help() -> None:
+    _, told = await unscheduled(NODE, NOT_THIS_ONE, nodeSelector={"pool": "models"}, contextSize=2048, parallel=256)
+    assert told == (
+        "DoesNotFit: The engine needs 522.0 MiB (weights Q4_0 2.0 KiB, KV cache 512.0 MiB for 256 slots of 2048 "
+        "tokens, buffers 10.0 MiB) and fits on no node: CPU and 512.0 MiB (small) lacks 266.0 MiB of 778.0 MiB. "
+        "It would fit with spec.contextSize 768 instead of 2048; or spec.parallel 123 instead of 256."
+    )
+
+
+async def test_memory_that_the_spec_asks_for_is_what_is_lacking() -> None:
+    _, told = await unscheduled(NODE, resources={"requests": {"memory": "2Gi"}})
+    assert told == (
+        "DoesNotFit: The engine needs 2.00 GiB, as spec.resources says, and fits on no node: CPU and 512.0 MiB (small) "
+        "lacks 1.50 GiB of 2.00 GiB. It would fit with spec.resources.requests.memory of at most 512Mi."
+    )
+
+
+async def test_an_engine_that_only_waits_for_others_to_leave_says_where_it_fits() -> None:
+    _, told = await unscheduled(NODE)
+    assert told.startswith("PodWaiting: Its memory, ")
+    assert told.endswith(" fits on CPU and 512.0 MiB (small).")
+
+
+async def test_where_no_node_takes_pods_at_all_memory_is_not_what_is_lacking() -> None:
+    _, told = await unscheduled({**NODE, "spec": {"unschedulable": True}})
+    assert told.startswith("PodWaiting: The engine needs ")
+    assert told.endswith(
+        " fits on no node. None is there that takes pods: see whether nodes are ready, and what "
+        "spec.nodeSelector asks for."
+    )
+
+
 async def test_a_step_whose_pod_cannot_start_says_why() -> None:
     made = Operated()
     await made.put(MODEL)
