@@ -8,14 +8,15 @@ import pytest
 
 from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import MERGE
+from slm_operator.adapters.kube_kinds import KINDS, NODE
 from slm_operator.core.manifests.metadata import controller_of
 from tests.support.api_faults import Fault, gone
 from tests.support.api_proxy import ApiProxy
 from tests.support.scene import Scene, scene
 
 pytestmark = pytest.mark.timeout(600)
-WATCHED = 10
-"""Kinds that the operator watches."""
+WATCHED = [kind.plural for kind in KINDS.values() if kind.name != NODE]
+"""What the operator watches in chosen namespaces."""
 NOTICED_SECONDS = 120.0
 """Longest wait for what takes some seconds on an idle machine."""
 
@@ -69,9 +70,8 @@ async def test_what_went_and_came_again_in_a_gap_of_the_watches_is_noticed(
             proxy.inject(Fault(drop=True, verbs=frozenset({"watch"})))
             proxy.cut_watches()
             old = await replace_in_the_gap(stage)
-            proxy.heal()
             # No watch may go on where it was: all begin anew with a list, which tells no deletion.
-            proxy.inject(gone("event", limit=WATCHED))
+            proxy.heal(*(gone("event", [resource]) for resource in WATCHED))
             await stage.settle()
             found = await stage.client.read(path(stage, "quantjobs", "q1"))
             assert [row["type"] for row in found["status"]["variants"]] == ["Q5_1"]

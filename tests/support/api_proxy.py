@@ -91,9 +91,9 @@ class ApiProxy:
         """Add rules behind those there are; the first that picks a call decides."""
         self._do(lambda: self._faults.extend(faults))
 
-    def heal(self) -> None:
-        """Remove every rule."""
-        self._do(self._faults.clear)
+    def heal(self, *faults: Fault) -> None:
+        """Remove every rule, and have these from then on: no call comes in between."""
+        self._do(lambda: self._faults.__setitem__(slice(None), faults))
 
     @contextmanager
     def faults(self, *faults: Fault) -> Iterator[None]:
