@@ -41,6 +41,26 @@ async def scripted(*pieces: bytes, limits: Limits = ONCE, hang: bool = False) ->
     server.close()
 
 
+async def test_a_connection_that_its_engine_closed_meanwhile_costs_no_attempt() -> None:
+    """As an engine does that has been idle for its five seconds in the very moment in which a request comes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (OK + b'Content-Length: 8\r\n\r\n{"a": 1}', b""):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with open_gateway(limits=ONCE) as door:
+        endpoint = Endpoint("closing", "127.0.0.1", server.sockets[0].getsockname()[1])
+        door.directory.replace([type(door.service)("default", "qwen", endpoints=(endpoint,))])
+        assert [(await door.post(chat()))[0] for _ in range(4)] == [200] * 4
+        await until(lambda: len(door.records) == 4)
+        assert [record.attempts for record in door.records] == [1] * 4
+    server.close()
+
+
 @pytest.mark.parametrize(
     "pieces",
     [

@@ -71,6 +71,11 @@ class EngineConnection(asyncio.Protocol):
         """Whether another request may be sent."""
         return self._transport is not None and not self._busy and self._problem is None
 
+    @property
+    def heard(self) -> bool:
+        """Whether a byte of the last answer came."""
+        return self._head_bytes > 0
+
     def send(self, head: bytes, body: bytes, silence_seconds: float, total_seconds: float) -> None:
         """Send a request, which is given up after so long a silence, or so long altogether; raises Broken."""
         if self._transport is None:

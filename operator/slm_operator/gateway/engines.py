@@ -44,9 +44,26 @@ class Engines:
 
     async def ask(self, endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes) -> EngineConnection:
         """The answer's head; give the connection to ``done``. Raises NotTaken, or Refusal: ask nobody else."""
-        connection = self._pooled(endpoint) or await self._connect(endpoint)
+        head, pooled = _head_of(endpoint, path, headers, len(body)), self._pooled(endpoint)
+        if pooled is None:
+            return await self._send(await self._connect(endpoint), endpoint, head, body)
         try:
-            head = _head_of(endpoint, path, headers, len(body))
+            return await self._send(pooled, endpoint, head, body)
+        except NotTaken as problem:
+            if pooled.heard or not problem.received:
+                raise
+        # Either the engine had closed it meanwhile, since it was idle, or died of this request: a new one tells which.
+        try:
+            connection = await self._connect(endpoint)
+        except NotTaken as problem:
+            raise NotTaken(received=True) from problem
+        return await self._send(connection, endpoint, head, body)
+
+    async def _send(
+        self, connection: EngineConnection, endpoint: Endpoint, head: bytes, body: bytes
+    ) -> EngineConnection:
+        """The connection once the answer has begun on it."""
+        try:
             connection.send(head, body, self._limits.silence_seconds, self._limits.total_seconds)
             if await connection.head() != UNAVAILABLE:
                 return connection
