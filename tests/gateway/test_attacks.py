@@ -16,7 +16,7 @@ from tests.support.gateway_attacks import ATTACKS, CHAT, CLOSED, Attack, sized
 from tests.support.stub_engine import HOST, StubEngine
 
 NOW = 1_000_000.0
-LIMITS = Limits(body_bytes=250_000, body_seconds=0.3, idle_seconds=0.5)
+LIMITS = Limits(body_bytes=250_000, body_seconds=0.3, idle_seconds=2.0)
 NAMES = ("KEY", "WRONG", "EXPIRED", "REVOKED", "OTHER")
 TOKENS = {name: format_key(name.encode().ljust(32, b"\0")) for name in NAMES}
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")

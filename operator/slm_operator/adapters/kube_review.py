@@ -9,6 +9,8 @@ from slm_operator.api.meta import GROUP
 
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+SERVICE_ACCOUNT = "system:serviceaccount:"
+"""How the names of service accounts begin."""
 USE = "use"
 """The verb on an InferenceService that lets somebody ask it."""
 

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from slm_operator.adapters.kube_client import KubeClient
-from slm_operator.adapters.kube_review import review_token
+from slm_operator.adapters.kube_review import SERVICE_ACCOUNT, review_token
 from slm_operator.errors import SlmError
 from slm_operator.gateway.reporting import LONGEST_LINE, parse_report
 from slm_operator.reconcile.autoscaler import Autoscaler, Hearing
@@ -38,7 +38,7 @@ class DemandEndpoint:
 
     def __init__(self, client: KubeClient, account: str, autoscaler: Autoscaler) -> None:
         namespace, _, name = account.partition("/")
-        self._user = f"system:serviceaccount:{namespace}:{name}"
+        self._user = f"{SERVICE_ACCOUNT}{namespace}:{name}"
         self._client = client
         self._autoscaler = autoscaler
         self._asking = asyncio.Semaphore(REVIEWS)

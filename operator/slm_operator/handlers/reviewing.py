@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from slm_operator.adapters.kube_client import KubeClient
-from slm_operator.adapters.kube_review import User, review_access, review_token
+from slm_operator.adapters.kube_review import SERVICE_ACCOUNT, User, review_access, review_token
 from slm_operator.errors import SlmError
 from slm_operator.gateway.access import Caller
 from slm_operator.gateway.directory import Service
@@ -27,7 +27,6 @@ REMEMBERED = 10_000
 REVIEWS = 32
 """Questions to the API server at a time: whoever comes with ever new tokens waits here, not there."""
 log = logging.getLogger(__name__)
-SERVICE_ACCOUNT = "system:serviceaccount:"
 
 
 @dataclass
