@@ -206,7 +206,8 @@ async def test_a_stream_that_breaks_off_is_told_and_never_looks_complete() -> No
     engine = StubEngine(tokens=5, crash_before=2, pause_seconds=0.01)
     async with open_gateway(engine) as door:
         pieces: list[bytes] = []
-        async with door.session.post(door.url + CHAT, json=chat(stream=True)) as answer:
+        bound = chat(stream=True, response_format={"type": "json_object"})  # Which nobody else could go on with.
+        async with door.session.post(door.url + CHAT, json=bound) as answer:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await collect(answer, pieces)
         received = b"".join(pieces)

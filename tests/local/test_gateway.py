@@ -11,6 +11,7 @@ from threading import Thread
 
 import ollama
 import openai
+import psutil
 import pytest
 
 from slm_operator.local.gateway_keeper import GATEWAY_COMMAND
@@ -98,6 +99,15 @@ def test_a_request_to_a_stopped_service_is_held_until_an_engine_answers(backend:
     apply(backend)
     asking.join(60)
     answers[0].check()
+
+
+def test_an_answer_outlives_its_engine(backend: Backend) -> None:
+    answer = LongAnswer(backend)
+    (engine,) = engines(backend)
+    for process in psutil.Process(engine["status"]["processId"]).children():
+        process.kill()
+    answer.check()
+    assert "goes on with another engine" in (backend.folder / "state" / "gateway.log").read_text()
 
 
 def test_a_killed_gateway_is_started_again_and_one_that_is_told_to_end_ends_its_answers(backend: Backend) -> None:

@@ -68,7 +68,7 @@ def test_of_ten_thousand_streams_none_is_cut(installed: Installed, asleep: Names
 
 
 def keep_asking(installed: Installed, place: Namespace, wanted: int) -> None:
-    """Replace engines, gateways and the leader one after the other under a load that varies, until so many came."""
+    """End and replace engines, gateways and the leader in turn, under a load that varies, until so many came."""
     cluster, image = installed.cluster, installed.images["slm-pipelines"]
     contexts = itertools.cycle((512, 256))
 
@@ -86,13 +86,17 @@ def keep_asking(installed: Installed, place: Namespace, wanted: int) -> None:
         pod = lease["spec"]["holderIdentity"].partition("_")[0]
         cluster.kubectl("-n", SYSTEM, "delete", "pod", pod, "--grace-period=0", "--force")
 
+    def crash_an_engine() -> None:
+        place.kubectl("delete", "pod", engines(place)[0]["metadata"]["name"], "--grace-period=0", "--force")
+
     def ask_more_for_a_while() -> None:
         with GatewayAsker(place, "s", image, askers=6, tokens=64) as burst:
             burst.wait_for(30)
         assert burst.failures == []
 
+    disturbances = (replace_engines, replace_gateways, crash_an_engine, kill_the_leader, ask_more_for_a_while)
     with GatewayAsker(place, "s", image, askers=3, tokens=16) as asker:
-        for disturb in itertools.cycle((replace_engines, replace_gateways, kill_the_leader, ask_more_for_a_while)):
+        for disturb in itertools.cycle(disturbances):
             disturb()
             asker.wait_for(20)
             assert asker.failures == []

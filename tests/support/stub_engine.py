@@ -40,6 +40,8 @@ class StubEngine:
     """503, as llama-server says while it loads."""
     crash_before: int | None = None
     """The connection breaks before this token of a stream, or before the answer when it is 0."""
+    finishes: bool = False
+    """Whether a stream says why it ends."""
     status: int = 200
     answer: bytes | None = None
     """Body of every answer that is no stream, in place of the usual one."""
@@ -123,23 +125,38 @@ class StubEngine:
 
     async def _stream(self, request: web.BaseRequest, document: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        for number in range(self.tokens):
+        begin = len(_continued(document).split())
+        for number in range(begin, self.tokens):
             if self.crash_before == number:
                 return self._crash(request)
             await asyncio.sleep(self.pause_seconds)
             if not response.prepared:
                 await response.prepare(request)
-            choice = {"index": 0, "delta": {"content": f"t{number} "}, "finish_reason": None}
-            await self._event(response, document, {"choices": [choice]})
+            part = {"text": f"t{number} "} if "prompt" in document else {"delta": {"content": f"t{number} "}}
+            await self._event(response, document, {"choices": [{"index": 0, **part, "finish_reason": None}]})
+        if self.finishes:
+            await self._event(response, document, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if self.crash_before == self.tokens:
+            return self._crash(request)
         if (document.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 5, "completion_tokens": self.tokens, "total_tokens": 5 + self.tokens}
+            usage = {
+                "prompt_tokens": 5 + begin,
+                "completion_tokens": self.tokens - begin,
+                "total_tokens": 5 + self.tokens,
+            }
             await self._event(response, document, {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
 
     async def _event(self, response: web.StreamResponse, document: dict[str, Any], part: dict[str, Any]) -> None:
-        event = {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": document.get("model"), **part}
+        event = {
+            "id": f"of {self.name}",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": document.get("model"),
+            **part,
+        }
         await response.write(f"data: {json.dumps(event)}\n\n".encode())
 
     @staticmethod
@@ -147,3 +164,11 @@ class StubEngine:
         assert request.transport is not None
         request.transport.abort()
         raise ConnectionResetError
+
+
+def _continued(document: dict[str, Any]) -> str:
+    """The answer so far, with which the request asks to go on."""
+    if isinstance(prompt := document.get("prompt"), str):
+        return prompt[prompt.find("t0 ") :] if "t0 " in prompt else ""
+    last = (document.get("messages") or [{}])[-1]
+    return str(last["content"]) if last.get("role") == "assistant" else ""

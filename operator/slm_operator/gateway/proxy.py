@@ -1,14 +1,16 @@
 """From a request that may be answered to an engine's answer."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
 
+from slm_operator.gateway import resuming
 from slm_operator.gateway.admission import Admission, Admissions
 from slm_operator.gateway.asking import Ask
-from slm_operator.gateway.connection import Broken, EngineConnection
+from slm_operator.gateway.connection import Broken, EngineConnection, TooLarge, TooSlow
 from slm_operator.gateway.dialect import EVENT_STREAM, Dialect
 from slm_operator.gateway.directory import Endpoint, Service
 from slm_operator.gateway.engines import Engines, NotTaken, failed
@@ -17,8 +19,10 @@ from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long
 from slm_operator.gateway.reply import Stream, whole
+from slm_operator.gateway.resuming import Transcript
 from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
 
+LOG = logging.getLogger(__name__)
 PASSED_CLIENT_ERRORS = range(400, 500)
 """What an engine says of a request that it cannot answer is for the client: too long a prompt, an unknown field."""
 NOT_THE_CLIENTS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.FORBIDDEN)
@@ -37,10 +41,18 @@ class Exchange:
     stream: Stream | None
     """Where the answer is to be streamed."""
     dialect: Dialect
+    transcript: Transcript | None = None
+    """What of a stream has been passed on, where another engine could go on with it."""
+    resumed: Ask | None = None
+    """What is asked for the rest of it."""
+
+
+class Interrupted(Exception):
+    """An engine crashed in the middle of a stream with which another one may go on."""
 
 
 class Proxy:
-    """Finds an engine for each request, passes the answer on, and tries another where nothing of it has been sent."""
+    """Finds an engine for each request and passes the answer on; another one takes over where the first fails."""
 
     def __init__(self, engines: Engines, admissions: Admissions, limits: Limits) -> None:
         self._engines = engines
@@ -64,6 +76,12 @@ class Proxy:
                 admission.cool(endpoint)
                 if loop.time() >= deadline:
                     raise held_too_long(exchange.service.key, self._limits) from problem
+            except Interrupted as problem:
+                received += 1
+                if received > self._limits.resends or not _resume(exchange):
+                    raise engine_failed() from problem
+                admission.cool(endpoint)
+                deadline = loop.time() + self._limits.hold_seconds
             finally:
                 admission.release(endpoint)
 
@@ -85,7 +103,7 @@ class Proxy:
     async def _try(self, exchange: Exchange, admission: Admission, endpoint: Endpoint) -> web.StreamResponse:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
         # The service may have changed while the request waited.
-        body = exchange.ask.body_for(exchange.service.served_name)
+        body = (exchange.resumed or exchange.ask).body_for(exchange.service.served_name)
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)
         try:
             if answer.status == HTTPStatus.OK and answer.headers.get("content-type", "").startswith(EVENT_STREAM):
@@ -129,15 +147,22 @@ class Proxy:
             exchange.request, record.request_id, self._limits.keep_alive_seconds, exchange.dialect
         )
         exchange.stream = stream
-        counts = StreamUsage()
+        if exchange.transcript is None and exchange.path in resuming.PATHS:
+            exchange.transcript = Transcript()
+        transcript, counts = exchange.transcript, StreamUsage()
+        if transcript is not None:
+            transcript.begin()
         try:
-            piece = await _next_piece(answer, passed=False)
+            piece = await _next_piece(answer, None, passed=False)
             await stream.begin(answer.headers)
-            record.first_byte = asyncio.get_running_loop().time()
+            record.first_byte = record.first_byte or asyncio.get_running_loop().time()
             while piece:
-                counts.feed(piece)
-                await stream.write(piece)
-                piece = b"" if exchange.dialect.broken else await _next_piece(answer, passed=True)
+                if told := piece if transcript is None else transcript.take(piece):
+                    counts.feed(told)
+                    await stream.write(told)
+                piece = b"" if exchange.dialect.broken else await _next_piece(answer, transcript, passed=stream.passed)
+            if transcript is not None and (told := transcript.close()):
+                await stream.write(told)
             response = await stream.end()
             if exchange.dialect.broken:
                 record.verdict = "truncated"
@@ -146,12 +171,28 @@ class Proxy:
             _count(record, counts.result(len(exchange.ask.body)))
 
 
-async def _next_piece(answer: EngineConnection, *, passed: bool) -> bytes:
-    """The next bytes, none at the end; raises NotTaken while nothing was passed on, and Refusal after that."""
+async def _next_piece(answer: EngineConnection, transcript: Transcript | None, *, passed: bool) -> bytes:
+    """The next bytes, none at the end; raises NotTaken while nothing was passed on, and Interrupted or Refusal then."""
     try:
         return await answer.read()
     except Broken as problem:
+        crashed = not isinstance(problem, TooSlow | TooLarge)
+        if passed and crashed and transcript is not None:
+            if transcript.finished:
+                return b""
+            raise Interrupted from problem
         raise failed(problem, passed=passed) from problem
+
+
+def _resume(exchange: Exchange) -> bool:
+    """Ask for the rest of the answer from now on; False where it cannot be asked for."""
+    ask = exchange.transcript.resume(exchange.ask, exchange.path) if exchange.transcript else None
+    if ask is None or exchange.stream is None:
+        return False
+    LOG.warning("request %s goes on with another engine", exchange.record.request_id)
+    exchange.resumed = ask
+    exchange.stream.wait_again()
+    return True
 
 
 def _count(record: Record, usage: Usage) -> None:

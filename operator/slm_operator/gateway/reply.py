@@ -91,6 +91,10 @@ class Stream:
         if self._response is None:
             await self._prepare(headers)
 
+    def wait_again(self) -> None:
+        """Another engine is waited for, in the middle of the answer."""
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._start_comments)
+
     async def write(self, piece: bytes) -> None:
         """Pass a piece of the engine's on; waits while the client does not read."""
         assert self._response is not None  # noqa: S101 (for the type checker)
