@@ -52,7 +52,8 @@ class Engines:
         except NotTaken as problem:
             if pooled.heard or not problem.received:
                 raise
-        # Either the engine had closed it meanwhile, since it was idle, or died of this request: a new one tells which.
+        # Either the engine had closed it meanwhile, since it was idle (llama-server does so after each stream, whatever
+        # its headers say), or it died of this request: a new connection tells which.
         try:
             connection = await self._connect(endpoint)
         except NotTaken as problem:
