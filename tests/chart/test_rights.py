@@ -67,8 +67,10 @@ GATEWAY_NEVER = (
     ("impersonate", "core/serviceaccounts"),
     ("*", "*/*"),
 )
+NODES = tuple((verb, "core/nodes") for verb in ("get", "list", "watch"))
+"""What the operator looks at where it is everywhere, and else nobody of ours."""
 NEVER_CLUSTER_WIDE = (
-    *((verb, name) for name in ("core/namespaces", "core/nodes") for verb in ("get", "list", "patch")),
+    *((verb, "core/namespaces") for verb in ("get", "list", "patch")),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions") for verb in ("get", "create", "patch", "delete")),
     *(
         (verb, f"rbac.authorization.k8s.io/{name}")
@@ -118,7 +120,7 @@ def in_two_namespaces(site: Site, everywhere: Site) -> Site:
 
 
 def test_everywhere_the_operator_may_do_what_it_needs(everywhere: Site) -> None:
-    assert_all(everywhere, [*rights(RIGHTS, "default"), *rights(RIGHTS)], allowed=True)
+    assert_all(everywhere, [*rights(RIGHTS, "default"), *rights(RIGHTS), *rights(NODES)], allowed=True)
 
 
 def test_everywhere_the_operator_may_do_nothing_else(everywhere: Site) -> None:
@@ -131,7 +133,8 @@ def test_the_gateway_may_look_and_ask_who_calls_and_nothing_else(everywhere: Sit
     reviews += [Right("create", "authorization.k8s.io/subjectaccessreviews")]
     keys = Right("list", "core/secrets", NAMESPACE)
     assert_all(everywhere, [*rights(GATEWAY_RIGHTS, "default"), *reviews, keys], allowed=True, who=GATEWAY)
-    never = [*rights(GATEWAY_NEVER, NAMESPACE), *rights(GATEWAY_NEVER), *rights(NEVER_CLUSTER_WIDE), *lease(NAMESPACE)]
+    never = [*rights(GATEWAY_NEVER, NAMESPACE), *rights(GATEWAY_NEVER), *rights(NODES), *rights(NEVER_CLUSTER_WIDE)]
+    never += lease(NAMESPACE)
     assert_all(everywhere, [*never, Right("list", "core/secrets", "default")], allowed=False, who=GATEWAY)
 
 
@@ -184,7 +187,7 @@ def test_the_servers_list_of_rights_is_the_golden_file(everywhere: Site) -> None
     golden = golden_rights("default", f"ClusterRole {RELEASE}") | golden_rights(
         "default", f"ClusterRole {RELEASE}-demand"
     )
-    assert golden == {*RIGHTS, REVIEW}
+    assert golden == {*RIGHTS, *NODES, REVIEW}
     assert served_rights(everywhere, "default") == golden
 
 
@@ -262,7 +265,7 @@ def test_in_two_namespaces_it_may_do_there_what_it_needs(in_two_namespaces: Site
 def test_in_two_namespaces_it_may_do_nothing_elsewhere(in_two_namespaces: Site) -> None:
     elsewhere = [right for place in ("kube-system", "default", NAMESPACE) for right in rights(RIGHTS, place)]
     assert_all(in_two_namespaces, [*elsewhere, *rights(RIGHTS)], allowed=False)
-    never = [*rights(NEVER, "team-a"), *rights(NEVER), *rights(NEVER_CLUSTER_WIDE)]
+    never = [*rights(NEVER, "team-a"), *rights(NEVER), *rights(NODES), *rights(NEVER_CLUSTER_WIDE)]
     assert_all(in_two_namespaces, never, allowed=False)
 
 

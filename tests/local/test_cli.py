@@ -290,7 +290,8 @@ def test_after_down_nothing_runs_and_no_service_claims_to_be_ready(served: Slm) 
     served.good("down")
     assert has_ended(pid)
     assert served("get", "slmsvc").stdout.splitlines()[1].split()[1:3] == ["False", "Starting"]
-    answer = served.good("run", "tiny", "--variant", "none", "--max-tokens", "4", stdin="Hello again")
+    # Four tokens of random weights may well be blanks.
+    answer = served.good("run", "tiny", "--variant", "none", "--max-tokens", "64", stdin="Hello again")
     assert answer.strip()
 
 

@@ -94,10 +94,14 @@ class Backend:
     def gateway(self) -> RunningGateway:
         """The gateway, once it accepts requests."""
         paths = LocalPaths(self.folder / "state", self.folder / "data", self.folder)
-        until(lambda: find_gateway(paths), "no gateway comes up")
-        found = find_gateway(paths)
-        assert found is not None
-        return found
+        found: list[RunningGateway] = []
+
+        def is_there() -> bool:
+            found.extend(filter(None, [find_gateway(paths)]))
+            return bool(found)
+
+        until(is_there, "no gateway comes up")
+        return found[0]  # Looked for once: it may be gone again, as one is that was told to end.
 
     def step_processes(self, step: str) -> list[psutil.Process]:
         """Running processes of a pipeline step."""
