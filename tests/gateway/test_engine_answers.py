@@ -17,13 +17,17 @@ ONCE = Limits(resends=0)
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
+async def read_request(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+
+
 @asynccontextmanager
 async def scripted(*pieces: bytes, limits: Limits = ONCE, hang: bool = False) -> AsyncIterator[Door]:
     """A gateway before an engine that sends these bytes for the first request of a connection, then closes it."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        await read_request(reader)
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
@@ -46,8 +50,7 @@ async def test_a_connection_that_its_engine_closed_meanwhile_costs_no_attempt() 
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answer in (OK + b'Content-Length: 8\r\n\r\n{"a": 1}', b""):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+            await read_request(reader)
             writer.write(answer)
         writer.close()
 

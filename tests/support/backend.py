@@ -94,14 +94,8 @@ class Backend:
     def gateway(self) -> RunningGateway:
         """The gateway, once it accepts requests."""
         paths = LocalPaths(self.folder / "state", self.folder / "data", self.folder)
-        found: list[RunningGateway] = []
-
-        def is_there() -> bool:
-            found.extend(filter(None, [find_gateway(paths)]))
-            return bool(found)
-
-        until(is_there, "no gateway comes up")
-        return found[0]  # Looked for once: it may be gone again, as one is that was told to end.
+        found: RunningGateway = until(lambda: find_gateway(paths), "no gateway comes up")
+        return found
 
     def step_processes(self, step: str) -> list[psutil.Process]:
         """Running processes of a pipeline step."""
@@ -131,12 +125,13 @@ def local_backend(
         until(lambda: not backend.processes(), "processes outlive the daemon")
 
 
-def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 30) -> None:
-    """Wait until something holds; ``otherwise`` says what is wrong when it never does."""
+def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 30, pause_seconds: float = 0.02) -> Any:
+    """The first true answer; ``otherwise`` says what is wrong when there is none."""
     deadline = time.monotonic() + limit_seconds
-    while not holds():
+    while not (found := holds()):
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
+    return found
 
 
 def write_figures(name: str, figures: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dev.cluster.access import Access
 from dev.cluster.cluster import Cluster
 from dev.demo.cluster_run import RESTRICTED, SYSTEM, Stage
 from dev.images.recipe import references
+from tests.support import backend
 from tests.support.clusters import MakeNamespace, skip_if_foreign
 from tests.support.hub import Hub
 from tests.support.models import write_model
@@ -161,12 +161,8 @@ def _manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def until(holds: Callable[[], object], otherwise: str, limit_seconds: float = 180, pause_seconds: float = 0.5) -> Any:
-    """The first true answer; ``otherwise`` says what is wrong when there is none."""
-    deadline = time.monotonic() + limit_seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(pause_seconds)  # Each look is a kubectl, and the node has two CPUs.
-    return found
+    """``backend.until`` with a cluster's patience: each look is a kubectl, and the node has two CPUs."""
+    return backend.until(holds, otherwise, limit_seconds, pause_seconds)
 
 
 def drain(cluster: Cluster) -> None:

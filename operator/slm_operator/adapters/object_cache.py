@@ -16,8 +16,8 @@ DROPPED_METADATA = ("managedFields", "selfLink")
 """Bookkeeping of the API server, often the larger half of an object, which nobody here reads."""
 REMEMBERED_REMOVALS = 1024
 """Objects whose end is remembered: for as long as an answer to a write of ours may be on its way."""
-KEPT_NODE_STATUS = ("allocatable", "conditions")
-"""Of a Node's; the images that it holds alone take more than all the rest."""
+KEPT_STATUS = {"Node": ("allocatable", "conditions")}
+"""Of a kind's status, where not all: the images that a Node holds take more than all the rest of it."""
 DROPPED_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration",)
 
 
@@ -154,8 +154,7 @@ def _compact(manifest: Manifest) -> bytes:
     if any(name in meta.get("annotations", {}) for name in DROPPED_ANNOTATIONS):
         kept = meta["annotations"].items()
         meta["annotations"] = {name: value for name, value in kept if name not in DROPPED_ANNOTATIONS}
-    kept = {**manifest, "metadata": meta}
-    if manifest["kind"] == "Node":
-        status = manifest.get("status") or {}
-        kept["status"] = {name: status[name] for name in KEPT_NODE_STATUS if name in status}
-    return json.dumps(kept, separators=(",", ":")).encode()
+    compact = {**manifest, "metadata": meta}
+    if names := KEPT_STATUS.get(manifest["kind"]):
+        compact["status"] = {name: value for name, value in (manifest.get("status") or {}).items() if name in names}
+    return json.dumps(compact, separators=(",", ":")).encode()

@@ -11,8 +11,8 @@ from slm_operator.core.fit_demand import Demand, device_bytes, splits
 from slm_operator.core.fit_places import Place, Tolerations, find_places, is_repelling, snugness
 from slm_operator.core.inventory import Inventory, NodeKind
 from slm_operator.core.quantity import format_bytes
+from slm_operator.core.resources import MIB
 
-MIB = 2**20
 SHOWN_KINDS = 3
 """Node kinds that a sentence names of each sort: the message stays readable however many there are."""
 CONTEXT_STEP = 256

@@ -8,19 +8,18 @@ NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 """Such as a Secret that does not exist."""
 
 
-def is_unschedulable(pod: Manifest) -> bool:
-    """Whether the scheduler found no node for it."""
+def find_unschedulable(pod: Manifest) -> Manifest | None:
+    """The scheduler's word that it found no node for it."""
     conditions = pod.get("status", {}).get("conditions", [])
-    return any(each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable" for each in conditions)
+    said = (each for each in conditions if each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable")
+    return next(said, None)
 
 
 def describe_waiting(pod: Manifest) -> str:
     """Why the pod cannot start, in words; empty while nothing is known to be wrong."""
-    status = pod.get("status", {})
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return f"no node takes it: {condition.get('message', '').rstrip('.')}"
-    for container in status.get("containerStatuses", []):
+    if (said := find_unschedulable(pod)) is not None:
+        return f"no node takes it: {said.get('message', '').rstrip('.')}"
+    for container in pod.get("status", {}).get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting", {})
         if waiting.get("reason") in NO_IMAGE:
             return f"its image {container.get('image', '')} cannot be had"

@@ -33,6 +33,12 @@ HEAD_BYTES = 64 * 2**10
 """Longest head of an answer."""
 
 
+def watch_liveness(found: socket.socket) -> None:
+    """Give its connection up once the other side has said nothing for so long."""
+    for level, name, value in LIVENESS:
+        found.setsockopt(level, name, value)
+
+
 class Broken(Exception):
     """The answer ended before its end, or was no HTTP."""
 
@@ -138,8 +144,8 @@ class EngineConnection(asyncio.Protocol):
         """See asyncio.Protocol."""
         self._transport = transport  # type: ignore[assignment]
         found = transport.get_extra_info("socket")
-        for level, name, value in LIVENESS if found is not None else ():
-            found.setsockopt(level, name, value)
+        if found is not None:
+            watch_liveness(found)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""

@@ -197,7 +197,8 @@ async def listen_for_metrics(
             return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
         if wanted == ("GET", "/healthz"):
             sentence = trouble()
-            return web.Response(text=f"{sentence or 'ok'}\n", status=503 if sentence else 200)
+            status = HTTPStatus.SERVICE_UNAVAILABLE if sentence else HTTPStatus.OK
+            return web.Response(status=status, text=f"{sentence or 'ok'}\n")
         return web.Response(status=HTTPStatus.NOT_FOUND)
 
     server = web.Server(answer, access_log=None)

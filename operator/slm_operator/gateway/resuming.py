@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from slm_operator.gateway.asking import Ask
+from slm_operator.gateway.usage import DONE
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 PATHS = frozenset({CHAT, COMPLETIONS})
@@ -22,7 +23,7 @@ SILENT = re.compile(
 )
 """Events without any: the first, the last, counts, comments, the end."""
 FINISHED, FINISHED_SPACED = b'"finish_reason":"', b'"finish_reason": "'
-END, DONE = b"\n\n", b"data: [DONE]"
+DATA, END = b"data: ", b"\n\n"
 LONGEST_EVENT = 2**20
 """Bytes; what is longer is no event, and is not waited for."""
 SPECIAL = (
@@ -91,7 +92,8 @@ class Transcript:
                 if isinstance(document.get(name), int) and document[name] > 0:
                     document[name] = max(1, document[name] - self._tokens)
         self._before = self._tokens
-        self._identity = self._identity or _identity(self._first)
+        if self._identity is None:
+            self._identity = {name: value for name, value in _document(self._first).items() if name in IDENTITY}
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         return replace(ask, body=body)
 
@@ -113,18 +115,15 @@ class Transcript:
 
     def _join(self, event: bytes) -> bytes:
         """An event of an engine that goes on, as one of the answer that the client knows."""
-        try:
-            document = json.loads(event.removeprefix(b"data: ")) if event.startswith(b"data: {") else None
-        except ValueError:
-            document = None
-        if document is None:
+        document = _document(event)
+        if not document:
             return event
         if any((choice.get("delta") or {}).get("role") for choice in document.get("choices") or ()):
             return b""  # The client has its beginning.
         document |= self._identity or {}
         _add(document.get("usage"), "completion_tokens", "prompt_tokens", self._before)
         _add(document.get("timings"), "predicted_n", "prompt_n", self._before)
-        return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        return DATA + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _continue(document: dict[str, Any], path: str, text: str) -> bool:
@@ -143,9 +142,13 @@ def _continue(document: dict[str, Any], path: str, text: str) -> bool:
     return False
 
 
-def _identity(event: bytes) -> dict[str, Any]:
-    document = json.loads(event.removeprefix(b"data: ")) if event.startswith(b"data: {") else {}
-    return {name: document[name] for name in IDENTITY if name in document}
+def _document(event: bytes) -> dict[str, Any]:
+    """What an event holds; nothing where that is no JSON object."""
+    try:
+        document = json.loads(event.removeprefix(DATA))
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _add(counts: Any, answer: str, prompt: str, tokens: int) -> None:

@@ -67,7 +67,7 @@ class DemandEndpoint:
     async def _refusal(self, request: web.Request) -> web.Response | None:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme != "Bearer" or not token:
-            return web.Response(status=HTTPStatus.UNAUTHORIZED, text=f"A token for {AUDIENCE} is needed.\n")
+            return _needs_token()
         if self._waiting >= WAITING:
             return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="Too many ask at the same time.\n")
         self._waiting += 1
@@ -80,7 +80,7 @@ class DemandEndpoint:
         finally:
             self._waiting -= 1
         if user is None:
-            return web.Response(status=HTTPStatus.UNAUTHORIZED, text=f"A token for {AUDIENCE} is needed.\n")
+            return _needs_token()
         if user.name != self._user:
             return web.Response(status=HTTPStatus.FORBIDDEN, text=f"{user.name} is no gateway.\n")
         return None
@@ -92,3 +92,7 @@ class DemandEndpoint:
                 line = await request.content.readline(max_line_length=LONGEST_LINE)
             if not line or not hearing.report(parse_report(line)):
                 return
+
+
+def _needs_token() -> web.Response:
+    return web.Response(status=HTTPStatus.UNAUTHORIZED, text=f"A token for {AUDIENCE} is needed.\n")

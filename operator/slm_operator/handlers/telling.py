@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.connector import AddrInfoType
 
 from slm_operator.gateway.admission import Admissions
-from slm_operator.gateway.connection import LIVENESS
+from slm_operator.gateway.connection import watch_liveness
 from slm_operator.gateway.reporting import Report, Reporter, dump_report
 from slm_operator.handlers.demand import NAME_HEADER
 
@@ -32,8 +32,7 @@ def _open_socket(info: AddrInfoType) -> socket.socket:
     """One that finds out when the replica's node has gone without a word."""
     family, kind, protocol, *_ = info
     made = socket.socket(family, kind, protocol)
-    for level, name, value in LIVENESS:
-        made.setsockopt(level, name, value)
+    watch_liveness(made)
     return made
 
 

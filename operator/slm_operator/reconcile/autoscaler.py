@@ -126,12 +126,13 @@ class Autoscaler:
     def _decide(self, known: _Known, policy: Policy, now: float) -> Decision:
         """The decision, unless it is to have fewer engines before every gateway can have been heard."""
         decision = decide(policy, self._heard(known), known.engines, known.memory, now)
-        wanted, rest = known.engines.wanted, LEARNING_SECONDS - (now - (self._leads_since or now))
-        if decision.replicas >= min(wanted, policy.max_replicas) or rest <= 0:
+        rest = LEARNING_SECONDS - (now - (self._leads_since or now))
+        least = min(known.engines.wanted, policy.max_replicas)
+        if decision.replicas >= least or rest <= 0:
             return decision
         return replace(
             decision,
-            replicas=min(wanted, policy.max_replicas),
+            replicas=least,
             reason=f"as before: not every gateway may have been heard in the first {LEARNING_SECONDS:g} s.",
             look_again_seconds=rest,
             memory=replace(decision.memory, down_at_seconds=known.memory.down_at_seconds),

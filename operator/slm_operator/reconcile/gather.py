@@ -22,7 +22,7 @@ from slm_operator.core.plan_inferenceservice import ServiceSnapshot
 from slm_operator.core.plan_quantjob import QuantSnapshot
 from slm_operator.core.plan_slmmodel import ModelSnapshot
 from slm_operator.core.plan_store import StoreSnapshot
-from slm_operator.core.pods import is_live, is_unschedulable
+from slm_operator.core.pods import find_unschedulable, is_live
 from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
 from slm_operator.core.steps import Children
 from slm_operator.core.store import CLAIM_KIND, StoreView
@@ -102,7 +102,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
     pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
-    nodes = await cluster.list("Node") if any(map(is_unschedulable, pods)) else ()
+    nodes = await cluster.list("Node") if any(map(find_unschedulable, pods)) else ()
     return ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
