@@ -1,10 +1,11 @@
 """The one place where parts are wired together."""
 
 import os
+import shutil
 import sys
 from datetime import UTC, datetime
 
-from slm_operator.core.placement import ClusterPods, Placement
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, ClusterPods, Placement, Program
 from slm_operator.ports import Clock, Cluster, Observer
 from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
@@ -34,7 +35,7 @@ def build_local_placement(settings: Settings, store: str) -> Placement:
     return Placement(
         store=store,
         pipeline_command=(python, "-m", "slm_pipelines"),
-        engine_command=(python, "-m", "slm_pipelines.tools.llama_cpp", "exec", "llama-server"),
+        engines=build_local_engines(settings),
         machine_cpus=available_cpus(),
         hub_endpoint=settings.hub_endpoint,
         allow_private_hosts=tuple(settings.allow_private_hosts),
@@ -42,18 +43,33 @@ def build_local_placement(settings: Settings, store: str) -> Placement:
     )
 
 
+def build_local_engines(settings: Settings) -> dict[tuple[str, str], Program]:
+    """llama.cpp as the pipelines find or install it, and vLLM where it is installed."""
+    llama_cpp = (sys.executable, "-m", "slm_pipelines.tools.llama_cpp", "exec", "llama-server")
+    engines = {(LLAMA_CPP, CPU): Program(llama_cpp)}
+    if vllm := settings.vllm or shutil.which("vllm"):
+        engines[VLLM, CPU] = Program((str(vllm), "serve"))
+    return engines
+
+
+def build_cluster_engines(settings: OperatorSettings) -> dict[tuple[str, str], Program]:
+    """The engines for which there is an image."""
+    commands = {LLAMA_CPP: ("llama-server",), VLLM: ("vllm", "serve")}
+    images = {(LLAMA_CPP, CPU): settings.engine_image, **settings.engine_images}
+    return {key: Program(commands[key[0]], image) for key, image in images.items()}
+
+
 def build_cluster_placement(settings: OperatorSettings) -> Placement:
     """Children as pods of the project's images, with the store as a volume."""
     return Placement(
         store=STORE_FOLDER,
         pipeline_command=("python3", "-m", "slm_pipelines"),
-        engine_command=("llama-server",),
+        engines=build_cluster_engines(settings),
         machine_cpus=0,
         listen_host="0.0.0.0",  # noqa: S104 - a pod has its own address, and a NetworkPolicy
         hub_endpoint=settings.hub_endpoint,
         allow_private_hosts=settings.allow_private_hosts,
         image=settings.pipelines_image,
-        engine_image=settings.engine_image,
         pods=ClusterPods(
             claim=settings.store_claim,
             storage=settings.store_size,

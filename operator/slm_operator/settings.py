@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM
+
 
 def xdg_folder(variable: str, fallback: str) -> Path:
     """Our folder below an XDG base directory; a relative value is ignored, as the XDG specification demands."""
@@ -20,6 +22,8 @@ def xdg_folder(variable: str, fallback: str) -> Path:
     return base / "slm-operator"
 
 
+DEVICES = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "cpu": CPU}
+"""Devices that an engine is built for, as settings name them, to the vendor's name."""
 MAX_NAMESPACE_LENGTH = 63
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 """A DNS-1123 label, as Kubernetes demands of namespaces; here it also becomes part of a folder's name."""
@@ -37,7 +41,21 @@ def check_namespace(name: str) -> str | None:
 
 
 def _split_commas(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _read_engine(text: str) -> tuple[tuple[str, str], str]:
+    """``vllm/nvidia=image`` as runtime, vendor and image; raises ValueError with what may stand there."""
+    key, _, image = text.partition("=")
+    runtime, _, device = key.partition("/")
+    if runtime not in (LLAMA_CPP, VLLM) or device not in DEVICES or not image:
+        choices = f"{LLAMA_CPP} or {VLLM}, then / and one of {', '.join(DEVICES)}, then = and an image"
+        raise ValueError(f"{text!r} names no engine: write {choices}")
+    return (runtime, DEVICES[device]), image
 
 
 class Settings(BaseSettings):
@@ -57,6 +75,8 @@ class Settings(BaseSettings):
     """Comma-separated host or host:port inside private or loopback networks that may be contacted. Default: none."""
     llama_cpp: Path | None = None
     """Folder that holds the llama.cpp programs. Default: found on PATH or in the cache folder, else installed."""
+    vllm: Path | None = None
+    """The program vllm, which serves where spec.runtime asks for it. Default: found on PATH, else there is none."""
     autostart: bool = True
     """Whether `slm run`, `slm pull` and `slm wait` start the daemon when it is not running. Default: true."""
     namespace: str = Field(default="default", min_length=1)
@@ -85,7 +105,7 @@ class Settings(BaseSettings):
             raise ValueError(problem)
         return value
 
-    @field_validator("state_home", "data_home", "cache_home", "llama_cpp", "gateway_audit")
+    @field_validator("state_home", "data_home", "cache_home", "llama_cpp", "vllm", "gateway_audit")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
@@ -114,7 +134,10 @@ class OperatorSettings(BaseSettings):
     pipelines_image: str = "slm-pipelines"
     """Image of the pipeline steps. Default: slm-pipelines."""
     engine_image: str = "llama-cpp"
-    """Image of the engine. Default: llama-cpp."""
+    """Image of llama.cpp for CPUs. Default: llama-cpp."""
+    engine_images: Annotated[dict[tuple[str, str], str], NoDecode] = Field(default_factory=dict)
+    """Comma-separated runtime/devices=image of further engines: llama.cpp or vllm for nvidia, amd, intel or cpu, as in
+    vllm/nvidia=vllm/vllm-openai:v1. GPUs are used where there is an image for them. Default: none."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Pull policy of both images. Default: IfNotPresent."""
     image_pull_secrets: Annotated[tuple[str, ...], NoDecode] = ()
@@ -141,6 +164,11 @@ class OperatorSettings(BaseSettings):
     """Form of the log lines. Default: text."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe lines that are logged. Default: info."""
+
+    @field_validator("engine_images", mode="before")
+    @classmethod
+    def _engines(cls, value: object) -> object:
+        return dict(map(_read_engine, _parts(value))) if isinstance(value, str) else value
 
     @field_validator("watch_namespaces", "image_pull_secrets", "allow_private_hosts", "engine_callers", mode="before")
     @classmethod

@@ -101,6 +101,19 @@ class ArtifactResult(Message):
     """Tool and version that made it."""
 
 
+class SnapshotResult(Message):
+    """A folder of a model's files, for engines that read a repository and not one file."""
+
+    step: Literal["snapshot"] = "snapshot"
+    """Which step this is."""
+    manifest: Digest
+    """Digest of the model's manifest, which is also the folder's name."""
+    size_bytes: int
+    """Size of the weights among them, bytes."""
+    file_count: int
+    """Number of files."""
+
+
 class EvaluateResult(Message):
     """What a variant lost."""
 
@@ -172,7 +185,14 @@ class CollectResult(Message):
 
 
 AnyResult = (
-    ResolveResult | AcquireResult | ArtifactResult | EvaluateResult | BenchmarkResult | ReportResult | CollectResult
+    ResolveResult
+    | AcquireResult
+    | ArtifactResult
+    | SnapshotResult
+    | EvaluateResult
+    | BenchmarkResult
+    | ReportResult
+    | CollectResult
 )
 
 

@@ -111,6 +111,17 @@ class ConvertSpec(Message):
     """Folder of the store."""
 
 
+class SnapshotSpec(Message):
+    """Lay a model's files out as a folder, under the names they have in their repository."""
+
+    step: Literal["snapshot"] = "snapshot"
+    """Which step this is."""
+    model: Digest
+    """Digest of the model's manifest in the store."""
+    store: str
+    """Folder of the store."""
+
+
 class QuantizeSpec(Message):
     """Make one variant of an unquantized GGUF."""
 
@@ -294,5 +305,13 @@ class CollectSpec(Message):
 
 
 AnySpec = (
-    ResolveSpec | AcquireSpec | ConvertSpec | QuantizeSpec | EvaluateSpec | BenchmarkSpec | ReportSpec | CollectSpec
+    ResolveSpec
+    | AcquireSpec
+    | ConvertSpec
+    | SnapshotSpec
+    | QuantizeSpec
+    | EvaluateSpec
+    | BenchmarkSpec
+    | ReportSpec
+    | CollectSpec
 )

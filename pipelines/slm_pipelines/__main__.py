@@ -28,6 +28,7 @@ STEPS: dict[str, type[Message]] = {
     "resolve": specs.ResolveSpec,
     "acquire": specs.AcquireSpec,
     "convert": specs.ConvertSpec,
+    "snapshot": specs.SnapshotSpec,
     "quantize": specs.QuantizeSpec,
     "evaluate": specs.EvaluateSpec,
     "benchmark": specs.BenchmarkSpec,

@@ -2,6 +2,7 @@
 
 ``blobs/sha256/<hex>`` holds content, written once: temporary name, fsync, rename, fsync of the folder.
 ``recipes/<hex>.json`` says which manifest a recipe produced, so that no work is done twice.
+``snapshots/sha256/<hex>`` shows a manifest's files under their names, as links: for engines that read a repository.
 A manifest is itself a blob: an OCI image manifest whose layers are the files, uncompressed.
 """
 
@@ -15,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slm_contract.reasons import Reason
@@ -132,8 +133,9 @@ class Store:
         self.folder = Path(folder)
         self._blobs = self.folder / "blobs" / "sha256"
         self._recipes = self.folder / "recipes"
+        self._snapshots = self.folder / "snapshots" / "sha256"
         self._scratch = self.folder / "tmp"
-        for path in (self._blobs, self._recipes, self._scratch):
+        for path in (self._blobs, self._recipes, self._snapshots, self._scratch):
             path.mkdir(parents=True, exist_ok=True)
         layout = self.folder / "oci-layout"
         if not layout.exists():
@@ -232,6 +234,39 @@ class Store:
     def files(self, digest: str) -> dict[str, Path]:
         """File name to path for every file of a manifest."""
         return {blob.name: self.blob_path(blob.digest) for blob in self.manifest(digest).blobs}
+
+    def link_snapshot(self, digest: str) -> Path:
+        """The folder that shows the files of a manifest; it appears whole or not at all.
+
+        Links are relative, as pods see the store elsewhere. Raises Retryable StoreCorrupt as ``manifest`` does, and
+        ValueError for a name that would lead out of the folder.
+        """
+        blobs = self.manifest(digest).blobs
+        self.require_whole(blobs)
+        target = self._snapshots / digest.removeprefix("sha256:")
+        if target.is_dir():
+            return target
+        with self.scratch() as folder:
+            made = folder / "snapshot"
+            for blob in blobs:
+                place = PurePosixPath(blob.name)
+                if place.is_absolute() or ".." in place.parts:
+                    raise ValueError(f"{blob.name!r} leads out of its folder")
+                link = made / place
+                link.parent.mkdir(parents=True, exist_ok=True)
+                upwards = "../" * (len(place.parts) + len(target.relative_to(self.folder).parts) - 1)
+                link.symlink_to(upwards + str(self.blob_path(blob.digest).relative_to(self.folder)))
+            try:
+                made.rename(target)
+            except OSError:
+                if not target.is_dir():  # Another step was not quicker.
+                    raise
+        self._sync_folder(target.parent)
+        return target
+
+    def snapshot_folders(self) -> list[Path]:
+        """Every snapshot; the folder's name is the hexadecimal part of its manifest's digest."""
+        return sorted(self._snapshots.iterdir())
 
     def remember(self, recipe: dict[str, Any], manifest: str) -> None:
         """Record that the recipe produced the manifest."""

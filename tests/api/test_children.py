@@ -9,7 +9,7 @@ import pytest
 
 from dev.cluster.cluster import Cluster
 from slm_contract import specs
-from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceService
 from slm_operator.api.meta import ResourceRequirements, Scheduling, Toleration
 from slm_operator.api.registry import parse_resource
 from slm_operator.api.slmmodel import SLMModel
@@ -18,10 +18,10 @@ from slm_operator.core.manifests.claim import build_claim
 from slm_operator.core.manifests.deployment import Engine, Weights, build_budget, build_deployment, build_service
 from slm_operator.core.manifests.job import JobShape, build_job
 from slm_operator.core.manifests.network import build_policies
-from slm_operator.core.placement import ClusterPods
+from slm_operator.core.placement import CPU, LLAMA_CPP, ClusterPods
 from slm_operator.core.plan import Manifest
 from slm_operator.core.resources import Memory
-from slm_operator.core.runtimes.llama_cpp import build_command
+from slm_operator.core.runtimes.order import Order
 from slm_operator.core.store import ClaimOwner
 from tests.support.memory_cluster import ON_CLUSTER
 from tests.support.planning import digest
@@ -146,18 +146,10 @@ def first_named(template: Manifest, resources: Manifest) -> list[str]:
 
 def build_engines(service: InferenceService) -> Manifest:
     weights = Weights("Q4_0", digest("blob"))
-    command = build_command(
-        ("llama-server",),
-        "/store/blobs/x",
-        "n",
-        context_size=100,
-        parallel=2,
-        threads=0,
-        host="0.0.0.0",
-    )
-    return build_deployment(
-        service, Engine(command + service.spec.extra_args, weights, 10**9, 2 * 10**9), ON_CLUSTER, 1
-    )
+    order = Order("/store/blobs/x", "n", context_size=100, parallel=2, threads=0, host="0.0.0.0")
+    program = ON_CLUSTER.engines[LLAMA_CPP, CPU]
+    engine = Engine(LLAMA_CPP, program, order, weights, 10**9, 2 * 10**9, AcceleratorStatus())
+    return build_deployment(service, engine, ON_CLUSTER, 1)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from slm_operator.adapters.sqlite import SqliteCluster
-from slm_operator.core.placement import Placement
+from slm_operator.core.placement import CPU, LLAMA_CPP, Placement, Program
 from slm_operator.factory import SystemClock
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
 from slm_operator.reconcile.reconciler import Reconciler
 from tests.bench.harness import Figures, Goal, Report, take_turns
 from tests.support.planning import MODEL, manifest, succeed
 
-PLACEMENT = Placement(store="/store", pipeline_command=("steps",), engine_command=("engine",), machine_cpus=2)
+PLACEMENT = Placement(
+    store="/store", pipeline_command=("steps",), engines={(LLAMA_CPP, CPU): Program(("engine",))}, machine_cpus=2
+)
 
 
 class Counting:

@@ -26,18 +26,19 @@ from slm_operator.api.registry import AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.diff import is_applied
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME, LABEL_STEP
-from slm_operator.core.placement import Placement
+from slm_operator.core.placement import CPU, LLAMA_CPP, Placement, Program
 from slm_operator.core.plan import Manifest, ObjectKey, Plan, key_of
-from slm_operator.core.plan_inferenceservice import ServiceSnapshot, plan_inferenceservice
+from slm_operator.core.plan_inferenceservice import plan_inferenceservice
 from slm_operator.core.plan_quantjob import QuantSnapshot, plan_quantjob
 from slm_operator.core.plan_slmmodel import ModelSnapshot, plan_slmmodel
+from slm_operator.core.service_snapshot import ServiceSnapshot
 from slm_operator.core.steps import Children
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PLACEMENT = Placement(
     store="/store",
     pipeline_command=("python", "-m", "slm_pipelines"),
-    engine_command=("llama-server",),
+    engines={(LLAMA_CPP, CPU): Program(("llama-server",))},
     machine_cpus=2,
 )
 SHAPE = ModelShape(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from slm_contract import exitcodes
 from slm_contract.results import Outcome
 from slm_operator.core.manifests.metadata import LABEL_STEP
-from slm_operator.core.placement import Placement
+from slm_operator.core.placement import CPU, LLAMA_CPP, Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_pipelines.__main__ import STEPS, run_step
 from tests.support.planning import StepAnswer, World
@@ -24,7 +24,7 @@ def local_placement(store: Path, endpoint: str = "") -> Placement:
     return Placement(
         store=str(store),
         pipeline_command=("python", "-m", "slm_pipelines"),
-        engine_command=("llama-server",),
+        engines={(LLAMA_CPP, CPU): Program(("llama-server",))},
         machine_cpus=2,
         hub_endpoint=endpoint,
         allow_private_hosts=(host,) if host else (),

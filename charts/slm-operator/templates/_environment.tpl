@@ -18,6 +18,7 @@
   (list "SLM_LEASE_SECONDS" (toString .Values.leaderElection.leaseSeconds))
   (list "SLM_PIPELINES_IMAGE" (include "slm-operator.image" (list . "pipelines")))
   (list "SLM_ENGINE_IMAGE" (include "slm-operator.image" (list . "llamaCpp")))
+  (list "SLM_ENGINE_IMAGES" (include "slm-operator.engineImages" .))
   (list "SLM_IMAGE_PULL_POLICY" .Values.images.pullPolicy)
   (list "SLM_IMAGE_PULL_SECRETS" (join "," $names))
   (list "SLM_STORE_CLAIM" .Values.store.claim)
@@ -32,6 +33,20 @@
   (list "SLM_LOG_LEVEL" .Values.log.level)
 }}
 {{- include "slm-operator.variables" $settings }}
+{{- end }}
+
+{{/* Images of further engines, as runtime/devices=image. */}}
+{{- define "slm-operator.engineImages" -}}
+{{- $images := list }}
+{{- range $engine, $name := dict "vllm/nvidia" "vllm" "vllm/amd" "vllmRocm" }}
+{{- if (index $.Values.images $name).repository }}
+{{- $images = append $images (printf "%s=%s" $engine (include "slm-operator.image" (list $ $name))) }}
+{{- end }}
+{{- end }}
+{{- range $engine, $image := .Values.engineImages }}
+{{- $images = append $images (printf "%s=%s" $engine $image) }}
+{{- end }}
+{{- join "," $images }}
 {{- end }}
 
 {{/* Variables of a list of name and value; what is empty is left out. */}}

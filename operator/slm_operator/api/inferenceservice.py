@@ -16,6 +16,7 @@ from slm_operator.api.meta import (
     Scheduling,
 )
 
+ACCELERATOR = r"^(auto|none|gpu|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$"
 Argument = Annotated[str, Field(max_length=4096)]
 """Bounded, as every list and string is, so that the API server can tell what a rule over it costs at most."""
 
@@ -57,8 +58,14 @@ class InferenceServiceSpec(Scheduling):
     """Serve the unquantized SLMModel of this name. Exactly one of modelRef and quantJobRef."""
     quant_job_ref: QuantJobRef | None = None
     """Serve a variant of this QuantJob."""
-    runtime: Literal["auto", "llama.cpp"] = "auto"
-    """Engine. auto chooses by format and hardware. Default: auto."""
+    runtime: Literal["auto", "llama.cpp", "vllm"] = "auto"
+    """Engine. auto chooses by format and hardware: vllm for safetensors on GPUs, else llama.cpp. Default: auto."""
+    accelerator: str = Field(default="auto", max_length=128, pattern=ACCELERATOR)
+    """What engines compute on: auto (GPUs where the model fits, else CPUs), none (CPUs), gpu (any that fits), or the
+    resource that their pods ask for, such as nvidia.com/gpu, nvidia.com/mig-3g.40gb or amd.com/gpu. Not looked at on
+    the local backend, where an engine finds the machine's GPUs itself. Default: auto."""
+    tensor_parallel_size: int = Field(default=0, ge=0, le=64)
+    """GPUs of one node that one engine is split over. Default: 0, which is the fewest that have the memory."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
@@ -85,9 +92,17 @@ class InferenceServiceSpec(Scheduling):
             name = argument.split("=", 1)[0]
             if name.startswith("--") and "_" in name:
                 raise ValueError(f"spec.extraArgs must not hold {argument}: write {name.replace('_', '-')}")
+            if self.runtime == "vllm" and name.startswith("-") and name not in VLLM_ARGS and not _is_number(name):
+                raise ValueError(
+                    f"spec.extraArgs must not hold {argument}: it is none of vLLM's that are known as safe"
+                )
             if name in FORBIDDEN_ARGS or (name.startswith("-") and name.endswith(PRESET_ENDINGS)):
                 raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
         return self
+
+
+def _is_number(word: str) -> bool:
+    return word[1:2].isdigit()
 
 
 FORBIDDEN_ARGS = frozenset(
@@ -116,6 +131,41 @@ FORBIDDEN_ARGS = frozenset(
 """llama-server arguments a user may not pass. tests/pipelines/test_llama_cpp.py holds the list against the engine's own
 help; presets, whose names end in ``-default`` or ``-spec``, fetch models and are refused by their ending."""
 PRESET_ENDINGS = ("-default", "-spec")
+VLLM_ARGS = frozenset(
+    {
+        # Weights and cache.
+        *("--dtype", "--quantization", "--kv-cache-dtype", "--block-size", "--seed", "--max-logprobs"),
+        *("--gpu-memory-utilization", "--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--cpu-offload-gb"),
+        *("--enable-prefix-caching", "--no-enable-prefix-caching", "--disable-sliding-window"),
+        # Scheduling and kernels.
+        *("--max-num-batched-tokens", "--enable-chunked-prefill", "--no-enable-chunked-prefill"),
+        *("--async-scheduling", "--no-async-scheduling", "--scheduling-policy", "--stream-interval"),
+        *("--enforce-eager", "--no-enforce-eager", "--disable-custom-all-reduce", "--enable-expert-parallel"),
+        # Answers.
+        *("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser", "--generation-config"),
+        *("--limit-mm-per-prompt", "--runner", "--convert", "--chat-template-content-format"),
+        *("--enable-prompt-tokens-details", "--enable-force-include-usage"),
+    }
+)
+"""vLLM's arguments that a user may pass: it has hundreds, of which many load code, open files or reach the network, and
+more with each version, so these are the ones that are allowed and not those that are not."""
+
+
+class AcceleratorStatus(Message):
+    """What an engine computes on, and why."""
+
+    resource: str = ""
+    """Resource that its pod asks for, such as nvidia.com/gpu; empty for CPUs."""
+    vendor: str = ""
+    """NVIDIA, AMD or Intel; empty for CPUs."""
+    count: int = 0
+    """GPUs of each engine; 0 on CPUs."""
+    memory_bytes: int = 0
+    """Memory that each of them must have, bytes; 0 where that is not known."""
+    memory_label: str = ""
+    """Label of nodes by which those whose GPUs have it are told, where one is published."""
+    message: str = ""
+    """Why these."""
 
 
 class InferenceServiceStatus(Message):
@@ -131,6 +181,10 @@ class InferenceServiceStatus(Message):
     """Engine that was chosen."""
     runtime_message: str = ""
     """Why it was chosen."""
+    accelerator: AcceleratorStatus | None = None
+    """What engines compute on; absent while that is not known."""
+    choice_digest: str = ""
+    """Identity of what runtime and accelerator were chosen for: the choice stands while that is equal."""
     variant: str = ""
     """Type that is served."""
     digest: str = ""
@@ -159,6 +213,12 @@ class InferenceService(Resource):
     status: InferenceServiceStatus = Field(default_factory=InferenceServiceStatus)
 
 
+VLLM_RULE = CelRule(
+    rule="self.runtime != 'vllm' || self.extraArgs.all(a, !a.matches('^-[^0-9]') || a.split('=')[0] in ["
+    + ", ".join(f"'{name}'" for name in sorted(VLLM_ARGS))
+    + "])",
+    message="spec.extraArgs holds an argument that is none of vLLM's that are known as safe",
+)
 AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
     message="spec.autoscaling.minReplicas must not be above maxReplicas",
@@ -181,6 +241,7 @@ RULES = [
         + ")(=.*)?$')))",
         message="spec.extraArgs holds an argument that the operator sets, or that is unsafe",
     ),
+    VLLM_RULE,
     AUTOSCALING_RULE,
 ]
 

@@ -20,6 +20,8 @@ MIB, GIB = 2**20, 2**30
 LARGEST_BYTES = 16 * 2**40
 """No device has more memory; a label that says so is in another unit than it should be."""
 
+VENDORS = {"nvidia.com": "NVIDIA", "amd.com": "AMD", "intel.com": "Intel"}
+"""Domain of a vendor's resources to its name."""
 NVIDIA_WHOLE = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
 """Resources of whole devices; the second is the plugin's name for shares (``renameByDefault``)."""
 MIG_RESOURCE = re.compile(r"nvidia\.com/mig-((?:\d+c\.)?\d+g\.\d+gb(?:\.me)?)")
@@ -44,6 +46,19 @@ def read_labels(labels: Labels, allocatable: Mapping[str, Any]) -> Found:
         found += devices
         notes += more
     return found, notes
+
+
+def find_memory_label(accelerator: Accelerator) -> str:
+    """The label of nodes that tells such a device's memory in MiB, as a whole number; empty where there is none."""
+    if accelerator.source == "nvidia.com labels":
+        return "nvidia.com/gpu.memory" if accelerator.resource in NVIDIA_WHOLE else f"{accelerator.resource}.memory"
+    return CLOUD_MEMORY if accelerator.source == "karpenter.k8s.aws labels" and accelerator.memory_bytes else ""
+
+
+def find_vendor(resource: str) -> str:
+    """The vendor of a resource's domain; empty for one that is not known."""
+    domain = resource.partition("/")[0]
+    return next((name for suffix, name in VENDORS.items() if domain == suffix or domain.endswith(f".{suffix}")), "")
 
 
 def _read_nvidia(labels: Labels, allocatable: Mapping[str, Any]) -> Found:

@@ -1,6 +1,21 @@
 """Where children run: the few facts in which the cluster and the local backend differ."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+LLAMA_CPP, VLLM = "llama.cpp", "vllm"
+CPU = ""
+"""Stands for a vendor where an engine computes on CPUs."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One engine, built for one sort of device."""
+
+    command: tuple[str, ...]
+    """argv without options."""
+    image: str = ""
+    """Image; plain processes have none."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +60,8 @@ class Placement:
     """Folder of the store."""
     pipeline_command: tuple[str, ...]
     """argv that runs the pipelines, without the step."""
-    engine_command: tuple[str, ...]
-    """argv that runs llama-server, without options."""
+    engines: Mapping[tuple[str, str], Program]
+    """Runtime (llama.cpp, vllm) and vendor of the devices (NVIDIA, AMD, Intel; empty for CPUs) to what serves there."""
     machine_cpus: int
     """CPUs a child may use when it has no limit; on a cluster nobody knows before the pod has a node, so 0."""
     listen_host: str = "127.0.0.1"
@@ -59,7 +74,5 @@ class Placement:
     """Whether steps that ask a hub get HF_TOKEN from the environment of whoever runs them (local backend)."""
     image: str = "slm-operator"
     """Image of the pipelines; plain processes ignore it."""
-    engine_image: str = "llama.cpp"
-    """Image of the engine; plain processes ignore it."""
     pods: ClusterPods | None = None
     """How pods are built on a cluster; None on the local backend."""

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slm_contract.reasons import Reason
-from slm_operator.api.inferenceservice import InferenceServiceSpec
+from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceServiceSpec
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.accelerators import build_inventory
+from slm_operator.core.choosing import select_nodes
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.fit import Variant, check_fit
 from slm_operator.core.fit_demand import Demand
@@ -16,15 +17,20 @@ from slm_operator.core.quantity import parse_quantity
 
 
 def judge_unscheduled(
-    verdict: Verdict, demand: Demand, variants: Sequence[Variant], spec: InferenceServiceSpec, nodes: Sequence[Manifest]
+    verdict: Verdict,
+    demand: Demand,
+    variants: Sequence[Variant],
+    spec: InferenceServiceSpec,
+    nodes: Sequence[Manifest],
+    accelerator: AcceleratorStatus,
 ) -> Verdict:
     """``verdict`` with where the engine fits; that all of ``nodes`` are too small is a reason of its own."""
-    wanted = spec.node_selector.items()
-    chosen = [node for node in nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
     tolerations = [each.model_dump() for each in spec.tolerations]
-    fit = check_fit(demand, build_inventory(chosen), variants, tolerations, accelerator="none")
+    sort = "gpu" if accelerator.resource else "none"
+    fit = check_fit(demand, build_inventory(select_nodes(nodes, spec)), variants, tolerations, accelerator=sort)
     if fit.fits:
-        return replace(verdict, message=f"{verdict.message} Its memory, {demand.describe()}, fits on {fit.fits[0]}.")
+        what = "The model" if accelerator.resource else f"Its memory, {demand.describe()},"
+        return replace(verdict, message=f"{verdict.message} {what} fits on {fit.fits[0]}.")
     reason = Reason.DOES_NOT_FIT if fit.misses else verdict.reason
     return replace(verdict, reason=reason, message=f"{verdict.message} {fit.message}")
 

@@ -3,7 +3,8 @@
 A namespace with a ResourceQuota refuses pods that leave a request or a limit open, so there every container has both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from slm_contract import specs
@@ -63,10 +64,20 @@ def cpu_limit(given: ResourceRequirements, pods: ClusterPods | None) -> str:
     return str(fill_resources(given, SMALL, pods)["limits"].get("cpu", "")) if pods else given.limits.get("cpu", "")
 
 
-def engine_memory(weights_bytes: int, serving: int) -> Memory:
-    """What an engine needs; ``serving`` is the forecast, or 0 where the model's shape is not known."""
+def engine_memory(weights_bytes: int, serving: int, process_bytes: int = PROCESS_BYTES) -> Memory:
+    """What an engine on CPUs needs; ``serving`` is the forecast, or 0 where the model's shape is not known."""
     # Without a shape nobody knows the KV cache: half of the weights is what small models take for long contexts.
-    return Memory(PROCESS_BYTES + (serving or weights_bytes * 3 // 2))
+    return Memory(process_bytes + (serving or weights_bytes * 3 // 2))
+
+
+def with_room(pods: ClusterPods, cpu_limit: str, temporary_storage: str) -> ClusterPods:
+    """The settings with limits of at least these for what a user leaves unsaid; empty asks for nothing."""
+    larger = partial(max, key=parse_quantity)
+    return replace(
+        pods,
+        cpu_limit=larger(pods.cpu_limit, cpu_limit or "0") if pods.cpu_limit else "",
+        temporary_storage=larger(pods.temporary_storage, temporary_storage or "0"),
+    )
 
 
 def step_memory(step: specs.AnySpec, shape: ModelShape | None, source_bytes: int) -> Memory:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from slm_operator.core.fit_demand import Demand, device_bytes
 from slm_operator.core.inventory import Accelerator
+from slm_operator.core.placement import LLAMA_CPP, VLLM
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.tensor_parallel import tensor_parallel_sizes, why_not_split
 
-LLAMA_CPP, VLLM = "llama.cpp", "vllm"
 LOW_CONCURRENCY = 4
 """Requests at the same time up to which llama.cpp serves as well as vLLM on a GPU: continuous batching and paged
 attention pay with many, and llama.cpp starts faster and takes less memory."""

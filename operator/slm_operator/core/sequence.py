@@ -36,6 +36,7 @@ STEP_REASONS = {
     "resolve": Reason.RESOLVING,
     "acquire": Reason.ACQUIRING,
     "convert": Reason.CONVERTING,
+    "snapshot": Reason.LINKING,
     "quantize": Reason.QUANTIZING,
     "evaluate": Reason.EVALUATING,
     "benchmark": Reason.BENCHMARKING,

@@ -1,6 +1,7 @@
 """Reads everything a planner looks at, through the Cluster port only."""
 
 from collections.abc import Container
+from dataclasses import replace
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
@@ -18,12 +19,13 @@ from slm_operator.core.manifests.metadata import (
 from slm_operator.core.manifests.network import POLICY_NAMES
 from slm_operator.core.placement import ClusterPods, Placement
 from slm_operator.core.plan_deletion import COLLECT_LABEL, DeletionSnapshot
-from slm_operator.core.plan_inferenceservice import ServiceSnapshot
 from slm_operator.core.plan_quantjob import QuantSnapshot
 from slm_operator.core.plan_slmmodel import ModelSnapshot
 from slm_operator.core.plan_store import StoreSnapshot
-from slm_operator.core.pods import find_unschedulable, is_live
+from slm_operator.core.pods import is_live
 from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
+from slm_operator.core.service_snapshot import ServiceSnapshot
+from slm_operator.core.serving import needs_nodes
 from slm_operator.core.steps import Children
 from slm_operator.core.store import CLAIM_KIND, StoreView
 from slm_operator.ports import Cluster, Manifest, ObjectKey
@@ -102,8 +104,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
     pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
-    nodes = await cluster.list("Node") if any(map(find_unschedulable, pods)) else ()
-    return ServiceSnapshot(
+    snapshot = ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
         quant_job=quant_job,
@@ -114,8 +115,8 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         placement=placement,
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
-        nodes=tuple(nodes),
     )
+    return replace(snapshot, nodes=tuple(await cluster.list("Node"))) if needs_nodes(snapshot) else snapshot
 
 
 async def gather_namespace(cluster: Cluster, namespace: str, placement: Placement, pods: ClusterPods) -> StoreSnapshot:

@@ -15,10 +15,11 @@ from slm_operator.core.manifests.metadata import FINALIZER, controller_reference
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import EventRecord, Plan, key_of
 from slm_operator.core.plan_deletion import plan_deletion
-from slm_operator.core.plan_inferenceservice import ServiceSnapshot, plan_inferenceservice
+from slm_operator.core.plan_inferenceservice import plan_inferenceservice
 from slm_operator.core.plan_quantjob import plan_quantjob
 from slm_operator.core.plan_slmmodel import plan_slmmodel
 from slm_operator.core.plan_store import plan_store
+from slm_operator.core.service_snapshot import ServiceSnapshot
 from slm_operator.core.store import CLAIM_KIND
 from slm_operator.errors import Conflict, InvalidManifest, NamespaceEnding, NameTaken, Refused
 from slm_operator.ports import Clock, Cluster, Manifest, ObjectKey, Observer, Unobserved

@@ -18,15 +18,19 @@ PARTIAL_SECONDS = 7 * 86400
 
 
 def run(spec: CollectSpec, reporter: Reporter) -> CollectResult:
-    """Remove unreachable blobs, recipes whose result is gone, and scratch; the oldest downloads too."""
+    """Remove unreachable blobs and snapshots, recipes whose result is gone, and scratch; the oldest downloads too."""
     store = Store(spec.store)
     reporter.report("Looking for what is in use")
     kept = store.reachable(spec.roots)
-    garbage = [path for path in store.blob_files() if path.name not in kept and not is_younger(path, spec.kept_since)]
+
+    def unreachable(paths: Iterable[Path]) -> list[Path]:
+        return [path for path in paths if path.name not in kept and not is_younger(path, spec.kept_since)]
+
+    garbage, snapshots = unreachable(store.blob_files()), unreachable(store.snapshot_folders())
     scratch = [path for path in store.scratch_entries() if is_stale(path)]
     size = sum(measure(path) for path in (*garbage, *scratch))
     if not spec.dry_run:
-        _remove([*garbage, *scratch])
+        _remove([*snapshots, *garbage, *scratch])
         store.forget_lost_recipes()
     return CollectResult(removed_blobs=len(garbage), removed_bytes=size, kept_blobs=len(kept))
 

@@ -3,16 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceService
 from slm_operator.api.meta import GROUP
+from slm_operator.core.manifests.accelerator import add_devices, build_demands
 from slm_operator.core.manifests.metadata import LABEL_STEP, MAX_CHILD_NAME, SERVE, build_labels, build_metadata
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.manifests.pod import PodShape, build_pod_template
-from slm_operator.core.placement import Placement
+from slm_operator.core.placement import Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.pods import is_ready
-from slm_operator.core.resources import engine_memory, fill_resources
-from slm_operator.core.runtimes.llama_cpp import CPUS_VARIABLE, PORT_VARIABLE, START_SECONDS, build_probes
+from slm_operator.core.resources import Memory, engine_memory, fill_resources, with_room
+from slm_operator.core.runtimes import RUNTIMES
+from slm_operator.core.runtimes.order import CPUS_VARIABLE, PORT_VARIABLE, Order, Overhead
 
 ENGINE_LABEL = {LABEL_STEP: SERVE}
 ADDRESS_PORT = 80
@@ -35,7 +37,7 @@ class Weights:
     variant: str = ""
     """Type, or ``baseline``."""
     blob: str = ""
-    """Digest of the GGUF file."""
+    """Digest of the GGUF file, or of the manifest of a model whose files are served as they are."""
 
 
 ANNOTATION_VARIANT, ANNOTATION_BLOB = f"{GROUP}/variant", f"{GROUP}/digest"
@@ -72,32 +74,41 @@ def address_url(service: InferenceService, address: Manifest | None, placement: 
 class Engine:
     """One engine: what it runs, what it serves, what it needs."""
 
-    command: list[str]
+    runtime: str
+    program: Program
+    order: Order
     weights: Weights
     size_bytes: int
-    """Of the file it serves."""
+    """Of what it loads."""
     memory_bytes: int
     """Forecast for weights, KV cache and buffers; 0 where the model's shape is not known."""
+    accelerator: AcceleratorStatus
 
 
 def build_deployment(service: InferenceService, engine: Engine, placement: Placement, replicas: int) -> Manifest:
-    """Engines that serve one blob; any difference in their template rolls them one after the other."""
+    """Engines that serve the same; any difference in their template rolls them one after the other."""
+    runtime = RUNTIMES[engine.runtime]
+    overhead = runtime.overhead(engine.order)
+    variables = [{"name": name, "value": value} for name, value in runtime.build_variables(engine.order).items()]
     container: Manifest = {
         "name": "engine",
-        "image": placement.engine_image,
-        "command": engine.command,
+        "image": engine.program.image,
+        "command": [*runtime.build_command(engine.program, engine.order), *service.spec.extra_args],
+        **({"env": variables} if variables else {}),
         "ports": [{"name": "http", "containerPort": ENGINE_PORT}],
-        "resources": _resources(service, engine, placement),
+        "resources": _resources(service, engine, overhead, placement),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        **build_probes(),
+        **runtime.build_probes(),
     }
     extra: Manifest = {}
     grace = GRACE_SECONDS
     if placement.pods is not None:
-        container |= {"env": _variables(container), "lifecycle": {"preStop": {"exec": {"command": build_drain()}}}}
-        extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": START_SECONDS + 60}
+        container["env"] = [*_cluster_variables(container), *variables]
+        container["lifecycle"] = {"preStop": {"exec": {"command": build_drain()}}}
+        start_seconds = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+        extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": start_seconds + 60}
         grace = CLUSTER_GRACE_SECONDS
-    shape = PodShape("serve", "read", "Always", grace, service.spec)
+    shape = PodShape("serve", "read", "Always", grace, service.spec, build_demands(engine.accelerator, overhead))
     annotations = {ANNOTATION_VARIANT: engine.weights.variant, ANNOTATION_BLOB: engine.weights.blob}
     template = build_pod_template(shape, container, placement, build_selector(service), annotations)
     if placement.pods is not None:
@@ -126,20 +137,28 @@ def build_drain(port: int = ENGINE_PORT, settle_seconds: float = SETTLE_SECONDS)
     return ["/bin/sh", "-c", f"sleep {settle_seconds:g}; while {connected}; do sleep 0.5; done"]
 
 
-def _resources(service: InferenceService, engine: Engine, placement: Placement) -> Manifest:
-    given = service.spec.resources
-    if placement.pods is not None:
-        return fill_resources(given, engine_memory(engine.size_bytes, engine.memory_bytes), placement.pods)
-    resources: Manifest = given.model_dump(exclude_defaults=True)
-    if engine.memory_bytes and "memory" not in given.requests:
-        resources.setdefault("requests", {})["memory"] = str(engine.memory_bytes)
-    return resources
+def _resources(service: InferenceService, engine: Engine, overhead: Overhead, placement: Placement) -> Manifest:
+    given, pods = service.spec.resources, placement.pods
+    if pods is None:
+        resources: Manifest = given.model_dump(exclude_defaults=True)
+        if engine.memory_bytes and "memory" not in given.requests:
+            resources.setdefault("requests", {})["memory"] = str(engine.memory_bytes)
+        return resources
+    accelerator, pods = engine.accelerator, with_room(pods, overhead.cpu_limit, overhead.temporary_storage)
+    if not accelerator.resource:
+        return fill_resources(
+            given, engine_memory(engine.size_bytes, engine.memory_bytes, overhead.process_bytes), pods
+        )
+    # The weights only pass through the page cache, on their way to the GPUs.
+    resources = fill_resources(given, Memory(overhead.process_bytes, engine.size_bytes), pods)
+    return add_devices(resources, accelerator.resource, accelerator.count)
 
 
-def _variables(container: Manifest) -> list[Manifest]:
-    """What Kubernetes puts into the command line: the port, and the CPUs where no limit says how many."""
+def _cluster_variables(container: Manifest) -> list[Manifest]:
+    """What Kubernetes puts into words: the port, and the CPUs where no limit says how many."""
     variables: list[Manifest] = [{"name": PORT_VARIABLE, "value": str(ENGINE_PORT)}]
-    if f"$({CPUS_VARIABLE})" in container["command"]:
+    words = [*container["command"], *(each["value"] for each in container.get("env", ()))]
+    if f"$({CPUS_VARIABLE})" in words:
         # Without a limit this is what the node has to give.
         cpus = {"containerName": container["name"], "resource": "limits.cpu", "divisor": "1"}
         variables.append({"name": CPUS_VARIABLE, "valueFrom": {"resourceFieldRef": cpus}})

@@ -7,9 +7,25 @@ from slm_operator.api.meta import Scheduling
 from slm_operator.core.manifests.network import LABEL_NETWORK, Network
 from slm_operator.core.placement import ClusterPods, Placement
 from slm_operator.core.plan import Manifest
+from slm_operator.core.quantity import parse_quantity
 
 STORE_VOLUME, TEMPORARY_VOLUME = "store", "tmp"
+SHARED_MEMORY_VOLUME, SHARED_MEMORY_FOLDER = "shm", "/dev/shm"  # noqa: S108 - the pod's own, an emptyDir
 TEMPORARY_FOLDER = "/tmp"  # noqa: S108 - the pod's own, an emptyDir
+
+
+@dataclass(frozen=True)
+class PodDemands:
+    """What some pods need beside what every pod of ours has."""
+
+    tolerations: tuple[Manifest, ...] = ()
+    """Beside the user's own."""
+    node_expressions: tuple[Manifest, ...] = ()
+    """Label requirements of nodes, all of which must hold."""
+    shared_memory: str = ""
+    """Size of ``/dev/shm``, a quantity; empty for what the container runtime gives (64 MiB)."""
+    temporary_storage: str = ""
+    """Most that is written to ``/tmp``, a quantity; empty for the setting's."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class PodShape:
     grace_seconds: int
     """Time between SIGTERM and SIGKILL, seconds; a sleep before SIGTERM counts."""
     scheduling: Scheduling = field(default_factory=Scheduling)
+    demands: PodDemands = field(default_factory=PodDemands)
 
 
 def build_pod_template(
@@ -45,7 +62,12 @@ def build_pod_template(
 
 def _build_pod_spec(shape: PodShape, container: Manifest, pods: ClusterPods) -> Manifest:
     """Admitted where Pod Security Standards enforce ``restricted``, and without a service account's rights."""
-    volumes: list[Manifest] = [{"name": TEMPORARY_VOLUME, "emptyDir": {"sizeLimit": pods.temporary_storage}}]
+    demands = shape.demands
+    temporary = max(demands.temporary_storage or "0", pods.temporary_storage, key=parse_quantity)
+    volumes: list[Manifest] = [{"name": TEMPORARY_VOLUME, "emptyDir": {"sizeLimit": temporary}}]
+    if demands.shared_memory:
+        memory = {"medium": "Memory", "sizeLimit": demands.shared_memory}
+        volumes.append({"name": SHARED_MEMORY_VOLUME, "emptyDir": memory})
     if shape.store != "none":
         claim = {"claimName": pods.claim} | ({"readOnly": True} if shape.store == "read" else {})
         volumes.append({"name": STORE_VOLUME, "persistentVolumeClaim": claim})
@@ -62,20 +84,25 @@ def _build_pod_spec(shape: PodShape, container: Manifest, pods: ClusterPods) -> 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "imagePullSecrets": [{"name": name} for name in pods.image_pull_secrets],
-        **_build_scheduling(shape.scheduling),
+        **_build_scheduling(shape.scheduling, demands),
         "containers": [{**container, "imagePullPolicy": pods.image_pull_policy}],
         "volumes": volumes,
     }
 
 
-def _build_scheduling(scheduling: Scheduling) -> Manifest:
+def _build_scheduling(scheduling: Scheduling, demands: PodDemands) -> Manifest:
     """Written also where they are empty: what the user takes away must go."""
     tolerations = [item.model_dump(by_alias=True, exclude_defaults=True) for item in scheduling.tolerations]
-    return {
+    written: Manifest = {
         "nodeSelector": scheduling.node_selector,
-        "tolerations": tolerations,
+        "tolerations": tolerations + [item for item in demands.tolerations if item not in tolerations],
         "priorityClassName": scheduling.priority_class_name,
     }
+    if demands.node_expressions:
+        terms = [{"matchExpressions": list(demands.node_expressions)}]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        written["affinity"] = {"nodeAffinity": required}
+    return written
 
 
 def _confine(container: Manifest, shape: PodShape, store: str) -> Manifest:
@@ -83,6 +110,8 @@ def _confine(container: Manifest, shape: PodShape, store: str) -> Manifest:
     if shape.store != "none":
         read_only = {"readOnly": True} if shape.store == "read" else {}
         mounts.append({"name": STORE_VOLUME, "mountPath": store} | read_only)
+    if shape.demands.shared_memory:
+        mounts.append({"name": SHARED_MEMORY_VOLUME, "mountPath": SHARED_MEMORY_FOLDER})
     return {
         **container,
         "securityContext": {

@@ -1,46 +1,49 @@
-"""llama-server: argv and probes.
+"""llama-server: GGUF files, on CPUs and GPUs.
 
 Everything is given as arguments, never as environment: llama.cpp ignores unknown environment names silently.
 """
 
+from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
+from slm_operator.core.resources import PROCESS_BYTES
+from slm_operator.core.runtimes import order as orders
+from slm_operator.core.runtimes.order import PORT_VARIABLE, Order, Overhead
 
-PORT_VARIABLE, CPUS_VARIABLE = "PORT", "CPUS"
-"""Variables of the container that stand in its command line: the local backend knows a replica's port only when it
-starts it, and Kubernetes the CPUs of a pod without a limit only when it has a node."""
 START_SECONDS = 600
 """Longest start: reading 30 GB from a slow disk at 50 MB/s."""
 
 
-def build_command(
-    engine: tuple[str, ...], model_path: str, alias: str, *, context_size: int, parallel: int, threads: int, host: str
-) -> list[str]:
-    """Argv of an engine with ``parallel`` slots of ``context_size`` tokens each.
-
-    ``threads`` 0 leaves it to ``CPUS``. ``--ctx-size`` is the sum over all slots: llama-server divides it by
-    ``--parallel``.
-    """
-    workers = str(threads) if threads else f"$({CPUS_VARIABLE})"
+def build_command(program: Program, order: Order) -> list[str]:
+    """Argv of an engine. ``--ctx-size`` is the sum over all slots: llama-server divides it by ``--parallel``."""
+    # Without a number llama-server puts as many layers on GPUs as fit, and the rest, much slower, on CPUs.
+    layers = ["--n-gpu-layers", "all"] if order.devices else []
     return [
-        *engine,
-        *("--model", model_path),
-        *("--alias", alias),
-        *("--host", host),
+        *program.command,
+        *("--model", order.model),
+        *("--alias", order.alias),
+        *("--host", order.host),
         *("--port", f"$({PORT_VARIABLE})"),
-        *("--ctx-size", str(context_size * parallel)),
-        *("--parallel", str(parallel)),
-        *("--threads", workers),
-        *("--threads-batch", workers),
+        *("--ctx-size", str(order.context_size * order.parallel)),
+        *("--parallel", str(order.parallel)),
+        *("--threads", order.workers),
+        *("--threads-batch", order.workers),
+        *layers,
         "--metrics",
         "--no-webui",
     ]
 
 
+def build_variables(order: Order) -> dict[str, str]:
+    """On GPUs the search path of images that keep their programs in ``/app``, as llama.cpp's own do."""
+    path = "/app:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {"PATH": path} if order.devices else {}
+
+
 def build_probes() -> Manifest:
     """Probes: /health answers 503 while the weights load and 200 once requests are served."""
-    check = {"httpGet": {"path": "/health", "port": "http"}}
-    return {
-        "startupProbe": {**check, "periodSeconds": 1, "failureThreshold": START_SECONDS},
-        "readinessProbe": {**check, "periodSeconds": 2, "failureThreshold": 2},
-        "livenessProbe": {**check, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
-    }
+    return orders.build_probes(START_SECONDS)
+
+
+def overhead(order: Order) -> Overhead:  # noqa: ARG001 - each engine is asked in the same way
+    """It needs little beside the model."""
+    return Overhead(PROCESS_BYTES)

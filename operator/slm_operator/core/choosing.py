@@ -1,0 +1,189 @@
+"""Which engine serves, on what, and on how many GPUs: from what the spec asks for and what nodes offer."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from slm_contract.reasons import Reason
+from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceServiceSpec
+from slm_operator.core.accelerator_labels import find_memory_label, find_vendor
+from slm_operator.core.accelerators import build_inventory
+from slm_operator.core.conditions import Verdict
+from slm_operator.core.fit import Variant, check_fit
+from slm_operator.core.fit_demand import Demand, device_bytes, splits
+from slm_operator.core.fit_places import Place, is_repelling, snugness
+from slm_operator.core.inventory import Accelerator, Inventory, NodeKind
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Program
+from slm_operator.core.plan import Manifest
+from slm_operator.core.quantity import format_bytes
+from slm_operator.core.runtime_choice import RuntimeChoice, choose_runtime, choose_tensor_parallel
+from slm_operator.core.sequence import Blocked
+
+AUTO, NONE, ANY_GPU = "auto", "none", "gpu"
+"""What spec.accelerator may say beside the name of a resource."""
+Engines = Mapping[tuple[str, str], Program]
+"""``Placement.engines``."""
+SOME_GPU = Accelerator("NVIDIA", "", 1)
+"""Stands for any GPU where only the model and what is installed are looked at."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, and what it computes on."""
+
+    runtime: str
+    message: str
+    """Why this engine, as a sentence."""
+    accelerator: AcceleratorStatus
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be served, and what the spec says about how."""
+
+    spec: InferenceServiceSpec
+    formats: Collection[str]
+    """Of the weights: gguf, safetensors."""
+    demand: Demand
+    variants: Sequence[Variant] = ()
+    """What could be served instead, for the sentence about what does not fit."""
+
+    @property
+    def runtime(self) -> str:
+        """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
+        return LLAMA_CPP if self.spec.runtime == AUTO and self.spec.extra_args else self.spec.runtime
+
+    @property
+    def tolerations(self) -> list[Manifest]:
+        """Of the pod."""
+        return [each.model_dump() for each in self.spec.tolerations]
+
+    def on(self, runtime: str) -> Demand:
+        """What one engine of that runtime needs."""
+        return replace(self.demand, engine=runtime)
+
+
+def choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines) -> Choice:
+    """The engine for a service; raises Blocked RuntimeNotAvailable or DoesNotFit with what to change.
+
+    Without ``nodes`` (the local backend, and where they may not be read) GPUs are asked for by name alone.
+    """
+    installed, vendors = {runtime for runtime, _ in engines}, {vendor for _, vendor in engines} - {CPU}
+    _choose(wish, SOME_GPU, installed)
+    if wish.spec.accelerator == NONE or not vendors:
+        return _on_cpus(wish, engines)
+    inventory = build_inventory(select_nodes(nodes, wish.spec))
+    best = {}
+    for runtime in (VLLM, LLAMA_CPP):
+        places = list(_find_places(wish, runtime, inventory, engines))
+        fitting = [place for place in places if place.fits] or [place for place in places if not place.offered_bytes]
+        if fitting:
+            best[runtime] = min(fitting, key=snugness)
+    if best:
+        return _on_gpus(wish, best, engines)
+    if wish.spec.accelerator == AUTO and wish.runtime != VLLM:
+        return _on_cpus(wish, engines)
+    return _on_gpus_to_come(wish, inventory, engines)
+
+
+def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[str]) -> RuntimeChoice:
+    """The engine among those that are configured for an accelerator; raises Blocked where none will do."""
+    chosen = choose_runtime(wish.runtime, wish.formats, wish.spec.parallel, accelerator, configured)
+    if not chosen.runtime:
+        raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
+    if wish.runtime != wish.spec.runtime:
+        return replace(chosen, reason=f"{chosen.runtime}: spec.extraArgs are its arguments where spec.runtime is auto.")
+    return chosen
+
+
+def select_nodes(nodes: Sequence[Manifest], spec: InferenceServiceSpec) -> list[Manifest]:
+    """Nodes that the service's node selector admits."""
+    wanted = spec.node_selector.items()
+    return [node for node in nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
+
+
+def _find_places(wish: Wish, runtime: str, inventory: Inventory, engines: Engines) -> Iterator[Place]:
+    """GPUs that pods can ask for by a resource, on nodes that let them in, for which there is a program."""
+    if wish.runtime not in (AUTO, runtime) or (runtime == VLLM and "safetensors" not in wish.formats):
+        return
+    for kind in inventory.kinds:
+        if is_repelling(kind, wish.tolerations):
+            continue
+        for item in kind.accelerators:
+            usable = item.resource and item.devices and (runtime, item.vendor) in engines
+            if usable and wish.spec.accelerator in (AUTO, ANY_GPU, item.resource):
+                yield from _place_on(kind, item, wish.on(runtime), wish.spec.tensor_parallel_size)
+
+
+def _place_on(kind: NodeKind, item: Accelerator, demand: Demand, asked: int) -> Iterator[Place]:
+    """The engine on so many of the GPUs, or on the fewest that will do; of unknown memory on one."""
+    sizes = splits(demand, item.devices)
+    if asked:
+        possible = choose_tensor_parallel(demand, item, asked).size if demand.engine == VLLM else asked in sizes
+        sizes = [asked] if possible else []
+    for size in sizes:
+        place = Place(kind, item, size, device_bytes(demand, size, item), item.usable_bytes)
+        if place.fits or not place.offered_bytes:
+            yield place
+            return
+
+
+def _on_gpus(wish: Wish, best: Mapping[str, Place], engines: Engines) -> Choice:
+    """The better of two engines that fit."""
+    place = best.get(VLLM) or best[LLAMA_CPP]
+    item = place.accelerator
+    chosen = _choose(wish, item, [runtime for runtime, vendor in engines if item and vendor == item.vendor])
+    if chosen.runtime in best:
+        return Choice(chosen.runtime, chosen.reason, _describe(best[chosen.runtime]))
+    (runtime, place), *_ = best.items()
+    return Choice(runtime, f"{runtime}: it fits on {place}, where {chosen.runtime} does not.", _describe(place))
+
+
+def _describe(place: Place) -> AcceleratorStatus:
+    item = place.accelerator
+    assert item is not None  # noqa: S101 - places on GPUs alone come here
+    memory = f"{format_bytes(place.needed_bytes)} of {format_bytes(place.offered_bytes)}"
+    each = " each" if place.devices > 1 else ""
+    enough = f"it takes {memory}{each}" if place.offered_bytes else "nobody publishes its memory"
+    return AcceleratorStatus(
+        resource=item.resource,
+        vendor=item.vendor,
+        count=place.devices,
+        memory_bytes=place.needed_bytes,
+        memory_label=find_memory_label(item) if place.offered_bytes else "",
+        message=f"{place.devices} x {item}, as on {place.kind.nodes[0]}: {enough}.",
+    )
+
+
+def _on_cpus(wish: Wish, engines: Engines) -> Choice:
+    """On CPUs, where vLLM serves only when it is asked for; on a laptop on whatever the engine finds there."""
+    configured = {runtime for runtime, vendor in engines if vendor == CPU}
+    if set(engines) == {(runtime, CPU) for runtime in configured}:
+        found = AcceleratorStatus(
+            count=wish.spec.tensor_parallel_size, message="What the engine finds on this machine."
+        )
+    else:
+        found = AcceleratorStatus(message="CPUs.")
+    if wish.runtime == VLLM and VLLM in configured:
+        return Choice(VLLM, f"{VLLM}: spec.runtime asks for it.", found)
+    chosen = _choose(wish, None, configured if wish.runtime == AUTO else {runtime for runtime, _ in engines})
+    return Choice(chosen.runtime, chosen.reason, found)
+
+
+def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choice:
+    """GPUs are asked for and none fits. A resource that no node offers yet may come with a node that pods wait for."""
+    asked, count = wish.spec.accelerator, wish.spec.tensor_parallel_size
+    items = [item for kind in inventory.kinds for item in kind.accelerators]
+    if "/" in asked and not any(item.resource == asked for item in items):
+        vendor = find_vendor(asked)
+        item = Accelerator(vendor, "", 1, resource=asked)
+        chosen = _choose(wish, item, [runtime for runtime, other in engines if other == vendor])
+        message = f"{count or 1} x {asked}: no node is known that offers it, so nobody knows whether the model fits."
+        found = AcceleratorStatus(resource=asked, vendor=vendor, count=count or 1, message=message)
+        return Choice(chosen.runtime, chosen.reason, found)
+    demand = wish.on(VLLM if "safetensors" in wish.formats and wish.runtime != LLAMA_CPP else LLAMA_CPP)
+    if count and demand.engine == VLLM:
+        possible = [choose_tensor_parallel(demand, item, count) for item in items]
+        if possible and not any(each.size for each in possible):
+            raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, possible[0].reason))
+    fit = check_fit(demand, inventory, wish.variants, wish.tolerations, accelerator="gpu")
+    raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message))

@@ -1,0 +1,43 @@
+"""What plan_inferenceservice looks at."""
+
+from dataclasses import dataclass
+
+from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.api.quantjob import QuantJob
+from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.placement import Placement
+from slm_operator.core.plan import Manifest
+from slm_operator.core.scaling import Scaling
+from slm_operator.core.steps import Children
+from slm_operator.core.store import StoreView
+
+
+@dataclass(frozen=True)
+class ServiceSnapshot:
+    """Everything the planner looks at."""
+
+    service: InferenceService
+    model: SLMModel | None
+    """What ``modelRef`` names, or the model of the QuantJob."""
+    quant_job: QuantJob | None
+    children: Children
+    """Jobs of the service itself (it converts when it serves an unquantized model)."""
+    deployment: Manifest | None
+    address: Manifest | None
+    """The Service object."""
+    pods: tuple[Manifest, ...]
+    """Engine pods."""
+    placement: Placement
+    store: StoreView | None = None
+    """The namespace's store on a cluster."""
+    budget: Manifest | None = None
+    """The PodDisruptionBudget."""
+    scaling: Scaling | None = None
+    """Where demand decides how many engines there are."""
+    nodes: tuple[Manifest, ...] = ()
+    """The cluster's Nodes, where an engine is to be chosen or the scheduler finds none for it, and they may be read."""
+
+    @property
+    def replicas(self) -> int:
+        """Engines that are wanted."""
+        return self.service.spec.replicas if self.scaling is None else self.scaling.replicas

@@ -1,0 +1,206 @@
+"""What a service serves, and with which engine: the weights by name, the choice, the order to the engine."""
+
+from dataclasses import dataclass, field
+
+from slm_contract import specs
+from slm_contract.reasons import Reason
+from slm_contract.results import ArtifactResult, SnapshotResult
+from slm_operator.api.quantjob import VariantStatus
+from slm_operator.core.choosing import Choice, Wish, choose_engine
+from slm_operator.core.conclusion import build_step_digest, is_done
+from slm_operator.core.conditions import Verdict, describe_state
+from slm_operator.core.fit_demand import Demand
+from slm_operator.core.manifests.deployment import Engine, Weights
+from slm_operator.core.placement import VLLM
+from slm_operator.core.placing import find_variants
+from slm_operator.core.plan import Manifest
+from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
+from slm_operator.core.pods import find_unschedulable, is_ready
+from slm_operator.core.quantity import plan_threads
+from slm_operator.core.resources import cpu_limit, step_memory
+from slm_operator.core.runtimes.order import Order
+from slm_operator.core.sequence import Blocked, Sequence
+from slm_operator.core.service_snapshot import ServiceSnapshot
+
+CHOSEN_BY = {
+    *("runtime", "accelerator", "tensor_parallel_size", "context_size", "parallel", "extra_args", "resources"),
+    *("node_selector", "tolerations"),
+}
+"""Fields of a spec on which the choice of an engine depends, beside what is served."""
+
+
+@dataclass
+class Wanted:
+    """What shall be served, as far as it is known."""
+
+    weights: Weights = field(default_factory=Weights)
+    size_bytes: int = 0
+    memory_bytes: int = 0
+    choice: Choice | None = None
+    choice_digest: str = ""
+    work: str = ""
+    """Identity of the step that made what is served; empty where a variant is served that a QuantJob has made."""
+    children: list[Manifest] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the service refers to, ready to be served."""
+
+    formats: tuple[str, ...]
+    identity: str
+    """Digest of the model, or of the variant's file."""
+    size_bytes: int
+    variant: str = ""
+
+
+def find_wanted(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:
+    """Find what is served and by which engine, and have it made; raises Blocked until all of it is there."""
+    source = _find_source(snapshot)
+    wanted.choice_digest = _choice_digest(snapshot, source)
+    wanted.choice = _choose(snapshot, source, wanted.choice_digest)
+    if source.variant:
+        wanted.weights, wanted.size_bytes = Weights(source.variant, source.identity), source.size_bytes
+    else:
+        _require_baseline(snapshot, sequence, wanted)
+
+
+def needs_nodes(snapshot: ServiceSnapshot) -> bool:
+    """Whether Nodes must be looked at: for a choice that is still to be made, or that does not work out."""
+    if snapshot.placement.pods is None:
+        return False
+    try:
+        source = _find_source(snapshot)
+    except Blocked:
+        return False
+    return any(map(find_unschedulable, snapshot.pods)) or not _stands(snapshot, _choice_digest(snapshot, source))
+
+
+def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
+    """The engine as it is ordered; ``wanted`` is told of the memory that is expected."""
+    service, placement, choice = snapshot.service, snapshot.placement, wanted.choice
+    assert choice is not None  # noqa: S101 - found before anything is built
+    spec, devices = service.spec, choice.accelerator.count
+    demand = build_demand(snapshot, wanted)
+    serving = demand.serving
+    wanted.memory_bytes = serving.total if serving else 0
+    folder = "snapshots" if choice.runtime == VLLM else "blobs"
+    order = Order(
+        model=f"{placement.store}/{folder}/sha256/{wanted.weights.blob.removeprefix('sha256:')}",
+        alias=service.metadata.name,
+        context_size=demand.context_size,
+        parallel=spec.parallel,
+        threads=plan_threads(cpu_limit(spec.resources, placement.pods), placement.machine_cpus),
+        host=placement.listen_host,
+        devices=devices,
+        kv_bytes=serving.kv_cache if serving else 0,
+        contained=placement.pods is not None,
+    )
+    program = placement.engines[choice.runtime, choice.accelerator.vendor]
+    return Engine(
+        choice.runtime, program, order, wanted.weights, wanted.size_bytes, wanted.memory_bytes, choice.accelerator
+    )
+
+
+def build_demand(snapshot: ServiceSnapshot, wanted: Wanted, requested_bytes: int = 0) -> Demand:
+    """What one engine needs of a node."""
+    source = _Source((), wanted.weights.blob, wanted.size_bytes, wanted.weights.variant)
+    engine = wanted.choice.runtime if wanted.choice else ""
+    return _demand(snapshot, source, engine=engine, requested_bytes=requested_bytes)
+
+
+def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
+    """The variant that ``quantJobRef`` means; raises Blocked with the reason when there is none to serve."""
+    wanted, job = snapshot.service.spec.quant_job_ref, snapshot.quant_job
+    if wanted is None or job is None:
+        name = wanted.name if wanted else ""
+        message = f"QuantJob {name} does not exist in this namespace; apply it and this object goes on by itself."
+        raise Blocked(Verdict("progressing", Reason.QUANT_JOB_NOT_FOUND, message))
+    ready = next((item for item in job.status.conditions if item.type == "Ready"), None)
+    stalled = any(item.type == "Stalled" and item.status == "True" for item in job.status.conditions)
+    name = wanted.variant or job.status.selected
+    found = next((item for item in job.status.variants if item.type == name), None)
+    concluded = ready is not None and (ready.status == "True" or stalled)
+    # A variant that was asked for by name need not wait for those that are still measured.
+    if found is not None and found.gate == "Passed" and (concluded or wanted.variant):
+        return found
+    if ready is not None and concluded:
+        detail = found.message if found is not None else (ready.message if not name else "it was not made")
+        message = f"QuantJob {wanted.name} offers no variant {name or 'at all'}: {detail}"
+        raise Blocked(Verdict("stalled", Reason.VARIANT_NOT_AVAILABLE, message))
+    message = f"QuantJob {wanted.name} has not finished: {describe_state(job.status.conditions)}"
+    raise Blocked(Verdict("progressing", Reason.QUANT_JOB_NOT_READY, message))
+
+
+def _find_source(snapshot: ServiceSnapshot) -> _Source:
+    spec, model = snapshot.service.spec, snapshot.model
+    if spec.model_ref is None:
+        variant = find_variant(snapshot)
+        return _Source(("gguf",), variant.blob, variant.size_bytes, variant.type)
+    missing = check_model(spec.model_ref.name, model, snapshot.placement)
+    if missing is not None or model is None:
+        raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
+    return _Source((model.status.format,), model.status.digest, model.status.size_bytes)
+
+
+def _demand(snapshot: ServiceSnapshot, source: _Source, *, engine: str = "", requested_bytes: int = 0) -> Demand:
+    return Demand(
+        shape=snapshot.model.status.shape if snapshot.model else None,
+        weights_bytes=source.size_bytes,
+        context_size=_context_size(snapshot),
+        slots=snapshot.service.spec.parallel,
+        variant=source.variant,
+        engine=engine,
+        requested_bytes=requested_bytes,
+    )
+
+
+def _context_size(snapshot: ServiceSnapshot) -> int:
+    longest = snapshot.model.status.context_length if snapshot.model else 0
+    wanted = snapshot.service.spec.context_size
+    return min(wanted, longest) if longest else wanted
+
+
+def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
+    """The choice that stands, or a new one: nodes come and go, and engines are not replaced because of that."""
+    service, status = snapshot.service, snapshot.service.status
+    if _stands(snapshot, digest) and status.accelerator is not None:
+        return Choice(status.runtime, status.runtime_message, status.accelerator)
+    variants = find_variants(snapshot.model, snapshot.quant_job)
+    wish = Wish(service.spec, source.formats, _demand(snapshot, source), variants)
+    return choose_engine(wish, snapshot.nodes, snapshot.placement.engines)
+
+
+def _stands(snapshot: ServiceSnapshot, digest: str) -> bool:
+    """Whether the choice was made for this very wish, and its engines are not all refused by the scheduler."""
+    status, pods = snapshot.service.status, snapshot.pods
+    refused = any(map(find_unschedulable, pods)) and not any(map(is_ready, pods))
+    return status.choice_digest == digest and status.accelerator is not None and not refused
+
+
+def _choice_digest(snapshot: ServiceSnapshot, source: _Source) -> str:
+    spec = snapshot.service.spec
+    asked = spec.model_dump(mode="json", include=CHOSEN_BY)
+    installed = sorted(snapshot.placement.engines)
+    return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked, installed)
+
+
+def _require_baseline(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:
+    """The unquantized model, as one GGUF file or, for vLLM, as the folder of its files."""
+    assert snapshot.model is not None  # noqa: S101 - it was found before the engine was chosen
+    assert wanted.choice is not None  # noqa: S101
+    model, status, store = snapshot.model.status, snapshot.service.status, snapshot.placement.store
+    as_folder = wanted.choice.runtime == VLLM
+    inputs = (model.digest, "snapshot") if as_folder else (model.digest,)
+    wanted.work = build_step_digest(snapshot.service, snapshot.placement, *inputs)
+    kind = specs.SnapshotSpec if as_folder else specs.ConvertSpec
+    step = kind(model=model.digest, store=store)
+    if is_done(status, wanted.work, snapshot.store):
+        sequence.keep(step, step.step)
+        wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, status.digest), status.size_bytes
+    elif as_folder:
+        linked = sequence.require(step, step.step, SnapshotResult)
+        wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, linked.manifest), linked.size_bytes
+    else:
+        made = sequence.require(step, step.step, ArtifactResult, step_memory(step, model.shape, model.size_bytes))
+        wanted.weights, wanted.size_bytes = Weights(BASELINE_LABEL, made.blob), made.size_bytes
