@@ -6,6 +6,7 @@ a process of the cluster and ends with it.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ def provide_volumes(cluster: Cluster) -> None:
     _apply(cluster, items)
 
 
-def start(cluster: Cluster, *, pods: int = 3000, complete_jobs: bool = False) -> int:
+def start(
+    cluster: Cluster, *, pods: int = 3000, complete_jobs: bool = False, others: Iterable[dict[str, Any]] = ()
+) -> int:
     """Nodes and volumes for that many pods, Ready; returns the number of nodes. Raises BuildFailed, StartFailed.
 
     With ``complete_jobs`` the pods of Jobs succeed at once, without a termination message; else they go on for ever.
+    ``others`` are manifests of nodes that offer something else, such as GPUs.
     """
     program = build.tool("kwok")
     configuration = cluster.folder / "kwok.yaml"
@@ -41,6 +45,7 @@ def start(cluster: Cluster, *, pods: int = 3000, complete_jobs: bool = False) ->
     command = [str(program), "--kubeconfig", str(cluster.kubeconfig), "--config", str(configuration)]
     command += ["--manage-nodes-with-annotation-selector", SELECTOR]
     nodes = [build_node(number) for number in range(math.ceil(pods / PODS_PER_NODE))]
+    nodes += [{**node, "metadata": {**node["metadata"], "annotations": ANNOTATION}} for node in others]
     cluster.processes.start("kwok", command)
     provide_volumes(cluster)
     _apply(cluster, nodes)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from slm_contract.results import Outcome
 from slm_operator.core.manifests.metadata import LABEL_STEP, controller_of, describe_controller
-from slm_operator.core.placement import CPU, LLAMA_CPP, ClusterPods, Placement, Program
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, ClusterPods, Placement, Program
 from slm_operator.core.plan import key_of
 from slm_operator.errors import Conflict, NamespaceEnding, NameTaken
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
@@ -17,7 +17,11 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ON_CLUSTER = Placement(
     store="/store",
     pipeline_command=("python3", "-m", "slm_pipelines"),
-    engines={(LLAMA_CPP, CPU): Program(("llama-server",), "llama-cpp:1")},
+    engines={
+        (LLAMA_CPP, CPU): Program(("llama-server",), "llama-cpp:1"),
+        (VLLM, "NVIDIA"): Program(("vllm", "serve"), "vllm-openai:1"),
+        (VLLM, "AMD"): Program(("vllm", "serve"), "vllm-openai-rocm:1"),
+    },
     machine_cpus=0,
     listen_host="0.0.0.0",
     image="pipelines:1",

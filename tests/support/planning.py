@@ -18,6 +18,7 @@ from slm_contract.results import (
     Outcome,
     ReportResult,
     ResolveResult,
+    SnapshotResult,
     StepError,
 )
 from slm_operator.api.inferenceservice import InferenceService
@@ -32,6 +33,7 @@ from slm_operator.core.plan_inferenceservice import plan_inferenceservice
 from slm_operator.core.plan_quantjob import QuantSnapshot, plan_quantjob
 from slm_operator.core.plan_slmmodel import ModelSnapshot, plan_slmmodel
 from slm_operator.core.service_snapshot import ServiceSnapshot
+from slm_operator.core.sizes import gguf_bytes
 from slm_operator.core.steps import Children
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -64,6 +66,47 @@ def digest(text: str) -> str:
     return "sha256:" + text.encode().hex().ljust(64, "0")[:64]
 
 
+def qwen3(hidden_size: int, intermediate_size: int, layers: int, heads: int, *, tied: bool = False) -> ModelShape:
+    """A model of the Qwen3 family, by its config.json."""
+    return ModelShape(
+        architecture="qwen3",
+        source_type="BF16",
+        vocab_size=151936,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        layers=layers,
+        heads=heads,
+        kv_heads=8,
+        head_dim=128,
+        tied_embeddings=tied,
+        metadata_bytes=6_000_000,
+    )
+
+
+QWEN3 = {
+    "Qwen/Qwen3-0.6B": qwen3(1024, 3072, 28, 16, tied=True),
+    "Qwen/Qwen3-8B": qwen3(4096, 12288, 36, 32),
+    "Qwen/Qwen3-32B": qwen3(5120, 25600, 64, 64),
+}
+"""Real models by repository."""
+
+
+def succeed_as(repo: str) -> Callable[[str], Outcome]:
+    """As ``succeed``, for a real model."""
+    shape = QWEN3[repo]
+    size = gguf_bytes(shape, shape.source_type)
+
+    def answer(label: str) -> Outcome:
+        outcome = succeed(label)
+        changes: dict[str, Any] = {"size_bytes": size}
+        if label == "resolve":
+            changes |= {"shape": shape, "context_length": 40960}
+        assert outcome.result is not None
+        return outcome.model_copy(update={"result": outcome.result.model_copy(update=changes)})
+
+    return answer
+
+
 def succeed(label: str) -> Outcome:
     """A plausible good answer of the step with this label."""
     step, _, variant = label.partition("-")
@@ -83,6 +126,7 @@ def succeed(label: str) -> Outcome:
         "convert": ArtifactResult(
             step="convert", manifest=digest("m-base"), blob=digest("b-base"), size_bytes=4000, cached=False, tool="t"
         ),
+        "snapshot": SnapshotResult(manifest=digest("model"), size_bytes=5000, file_count=3),
         "quantize": ArtifactResult(
             step="quantize",
             manifest=digest("m" + variant),
