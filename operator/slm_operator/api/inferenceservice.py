@@ -142,7 +142,7 @@ VLLM_ARGS = frozenset(
         *("--async-scheduling", "--no-async-scheduling", "--scheduling-policy", "--stream-interval"),
         *("--enforce-eager", "--no-enforce-eager", "--disable-custom-all-reduce", "--enable-expert-parallel"),
         # Answers.
-        *("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser", "--generation-config"),
+        *("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser"),
         *("--limit-mm-per-prompt", "--runner", "--convert", "--chat-template-content-format"),
         *("--enable-prompt-tokens-details", "--enable-force-include-usage"),
     }

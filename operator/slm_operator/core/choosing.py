@@ -185,5 +185,7 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choi
         possible = [choose_tensor_parallel(demand, item, count) for item in items]
         if possible and not any(each.size for each in possible):
             raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, possible[0].reason))
-    fit = check_fit(demand, inventory, wish.variants, wish.tolerations, accelerator="gpu")
+    # What a QuantJob makes is for llama.cpp.
+    variants = () if wish.runtime == VLLM else wish.variants
+    fit = check_fit(demand, inventory, variants, wish.tolerations, accelerator="gpu")
     raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message))

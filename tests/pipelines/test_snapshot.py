@@ -1,0 +1,129 @@
+"""A model's files as a folder, under the names that they have in their repository."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from slm_contract import exitcodes
+from slm_contract.reasons import Reason
+from slm_contract.results import SnapshotResult
+from slm_contract.specs import CollectSpec, SnapshotSpec
+from slm_pipelines.__main__ import run_step
+from slm_pipelines.store import Blob, Store, StoredManifest
+
+FILES = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{ }",
+    "model-00001-of-00002.safetensors": b"first",
+    "model-00002-of-00002.safetensors": b"second one",
+    "onnx/config.json": b"{}",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def keep(store: Store, files: dict[str, bytes]) -> str:
+    blobs = tuple(store.add_bytes(content, name) for name, content in files.items())
+    return store.add_manifest(StoredManifest("model", blobs))
+
+
+def snapshot(store: Store, model: str) -> SnapshotResult:
+    code, outcome = run_step("snapshot", SnapshotSpec(model=model, store=str(store.folder)))
+    assert (code, outcome.error) == (exitcodes.OK, None)
+    assert isinstance(outcome.result, SnapshotResult)
+    return outcome.result
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_shows_the_repository_and_takes_no_room_also_where_the_store_is_seen_elsewhere(
+    store: Store, tmp_path: Path
+) -> None:
+    model = keep(store, FILES)
+    result = snapshot(store, model)
+    assert (result.manifest, result.file_count, result.size_bytes) == (model, 5, len(b"first" + b"second one"))
+    folder = store.folder / "snapshots" / "sha256" / model.removeprefix("sha256:")
+    assert read(folder) == FILES
+    assert all(path.is_symlink() for path in folder.rglob("*") if not path.is_dir())
+    moved = tmp_path / "as a pod sees it"
+    store.folder.rename(moved)
+    assert read(moved / folder.relative_to(store.folder)) == FILES
+
+
+def test_twice_is_once_and_what_is_half_done_is_not_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keep(store, FILES)
+    made: list[Path] = []
+    limit, symlink = 3, Path.symlink_to
+
+    def link(place: Path, target: str) -> None:
+        if len(made) == limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made.append(place)
+        symlink(place, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "symlink_to", link)
+        code, outcome = run_step("snapshot", SnapshotSpec(model=model, store=str(store.folder)))
+    assert code == exitcodes.RETRYABLE
+    assert outcome.error is not None
+    assert outcome.error.reason is Reason.INSUFFICIENT_SPACE
+    assert store.snapshot_folders() == []
+    assert snapshot(store, model) == snapshot(store, model)
+    assert len(store.snapshot_folders()) == 1
+    assert store.scratch_entries() == []
+
+
+def test_a_file_that_was_cut_short_is_not_served(store: Store) -> None:
+    model = keep(store, FILES)
+    path = store.blob_path(store.manifest(model).blobs[2].digest)
+    path.chmod(0o600)
+    path.write_bytes(b"fir")
+    code, outcome = run_step("snapshot", SnapshotSpec(model=model, store=str(store.folder)))
+    assert code == exitcodes.RETRYABLE
+    assert outcome.error is not None
+    assert outcome.error.reason is Reason.STORE_CORRUPT
+
+
+def test_a_gguf_repository_is_refused_with_what_to_change(store: Store) -> None:
+    code, outcome = run_step(
+        "snapshot", SnapshotSpec(model=keep(store, {"model.gguf": b"GGUF"}), store=str(store.folder))
+    )
+    assert code == exitcodes.BAD_INPUT
+    assert outcome.error is not None
+    assert "set spec.runtime to llama.cpp" in outcome.error.message
+
+
+@pytest.mark.parametrize("name", ["../../../../evil", "/etc/evil", "a/../../../../../evil"])
+def test_no_name_leads_out_of_the_folder(store: Store, tmp_path: Path, name: str) -> None:
+    blob = store.add_bytes(b"x", "x")
+    weights = store.add_bytes(b"w", "w.safetensors")
+    model = store.add_manifest(StoredManifest("model", (Blob(name, blob.digest, blob.size_bytes), weights)))
+    code, _ = run_step("snapshot", SnapshotSpec(model=model, store=str(store.folder)))
+    assert code == exitcodes.INTERNAL
+    assert store.snapshot_folders() == []
+    assert not any(path.name == "evil" for path in tmp_path.rglob("*"))
+
+
+def test_garbage_collection_takes_the_folder_with_its_model_and_leaves_those_in_use(store: Store) -> None:
+    used, unused = keep(store, FILES), keep(store, {"a.safetensors": b"unused"})
+    for model in (used, unused):
+        snapshot(store, model)
+    run_step("collect", CollectSpec(roots=[used], store=str(store.folder), dry_run=True))
+    assert len(store.snapshot_folders()) == 2
+    code, outcome = run_step("collect", CollectSpec(roots=[used], store=str(store.folder)))
+    assert (code, outcome.error) == (exitcodes.OK, None)
+    (kept,) = store.snapshot_folders()
+    assert kept.name == used.removeprefix("sha256:")
+    assert read(kept) == FILES
+
+
+def test_an_older_store_gets_the_folder_when_it_is_opened(store: Store) -> None:
+    shutil.rmtree(store.folder / "snapshots")
+    assert Store(store.folder).snapshot_folders() == []

@@ -1,0 +1,238 @@
+"""Which engine serves on what: manifests and nodes in, pods and sentences out."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slm_operator.core.choosing import Engines
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Program
+from slm_operator.core.plan import ObjectKey
+from tests.support.memory_cluster import ON_CLUSTER, Operated
+from tests.support.planning import succeed_as
+
+RECORDED = yaml.safe_load((Path(__file__).parents[2] / "golden" / "nodes" / "cluster.yaml").read_text())
+GPU_LLAMA = {(LLAMA_CPP, "NVIDIA"): Program(("llama-server",), "llama-cpp-cuda:1")}
+Manifest = dict[str, Any]
+
+
+def recorded(beginning: str) -> Manifest:
+    """A real node's record as a Node, by how it is called."""
+    (found,) = [each for each in RECORDED if each["node"].startswith(beginning)]
+    return node(found["labels"], found["allocatable"])
+
+
+def node(labels: Manifest, allocatable: Manifest, **spec: Any) -> Manifest:
+    ready = [{"type": "Ready", "status": "True"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "node", "labels": labels},
+        "spec": spec,
+        "status": {"allocatable": allocatable, "conditions": ready},
+    }
+
+
+H100, MI300X = recorded("Dell XE9680"), recorded("Azure ND96isr")
+CPUS = node({}, {"cpu": "16", "memory": "64Gi"})
+T4 = node({"nvidia.com/gpu.memory": "15360", "nvidia.com/gpu.count": "1"}, {"memory": "64Gi", "nvidia.com/gpu": "1"})
+BARE = node({}, {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "2"})
+
+
+def model(repo: str) -> Manifest:
+    spec = {"source": {"huggingFace": {"repo": repo}}}
+    return {"apiVersion": "slm.dev/v1alpha1", "kind": "SLMModel", "metadata": {"name": "m"}, "spec": spec}
+
+
+def service(**spec: Any) -> Manifest:
+    spec = {"modelRef": {"name": "m"}, **spec}
+    return {"apiVersion": "slm.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "s"}, "spec": spec}
+
+
+async def operate(
+    nodes: list[Manifest], repo: str = "Qwen/Qwen3-8B", engines: Engines | None = None, **spec: Any
+) -> Operated:
+    """A service after everything was done for it."""
+    placement = replace(ON_CLUSTER, engines={**ON_CLUSTER.engines, **(engines or {})})
+    made = Operated(placement=placement)
+    named = [{**each, "metadata": {**each["metadata"], "name": f"node-{at}"}} for at, each in enumerate(nodes)]
+    await made.put(*named, model(repo), service(**spec))
+    await made.settle(succeed_as(repo))
+    return made
+
+
+def status(made: Operated) -> Manifest:
+    return dict(made.cluster.objects[ObjectKey("InferenceService", "default", "s")]["status"])
+
+
+def container(made: Operated) -> Manifest:
+    deployment = made.cluster.objects[ObjectKey("Deployment", "default", "s")]
+    return dict(deployment["spec"]["template"]["spec"]["containers"][0])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "spec", "runtime", "resource", "count", "reason"),
+    [
+        ([CPUS], {}, LLAMA_CPP, "", 0, "llama.cpp: it serves on CPUs."),
+        ([], {}, LLAMA_CPP, "", 0, "llama.cpp: it serves on CPUs."),
+        ([CPUS, H100], {}, VLLM, "nvidia.com/gpu", 1, "vllm: it serves safetensors as they are on a GPU."),
+        (
+            [H100],
+            {"parallel": 16},
+            VLLM,
+            "nvidia.com/gpu",
+            1,
+            "vllm: it serves 16 requests at the same time faster on a GPU.",
+        ),
+        ([MI300X], {}, VLLM, "amd.com/gpu", 1, "vllm: it serves safetensors as they are on a GPU."),
+        ([H100], {"accelerator": "none"}, LLAMA_CPP, "", 0, "llama.cpp: it serves on CPUs."),
+        ([H100], {"runtime": "llama.cpp"}, LLAMA_CPP, "", 0, "llama.cpp: spec.runtime asks for it."),
+        (
+            [H100],
+            {"extraArgs": ["--temp", "0"]},
+            LLAMA_CPP,
+            "",
+            0,
+            "llama.cpp: spec.extraArgs are its arguments where spec.runtime is auto.",
+        ),
+        ([H100, MI300X], {"accelerator": "amd.com/gpu"}, VLLM, "amd.com/gpu", 1, "vllm: it serves safetensors"),
+        ([H100], {"tensorParallelSize": 4}, VLLM, "nvidia.com/gpu", 4, "vllm: it serves safetensors"),
+        ([BARE], {"runtime": "vllm"}, VLLM, "nvidia.com/gpu", 1, "vllm: spec.runtime asks for it."),
+        # A pool of nodes that is empty until a pod waits for one.
+        ([CPUS], {"accelerator": "nvidia.com/gpu"}, VLLM, "nvidia.com/gpu", 1, "vllm: it serves safetensors"),
+        # Too small for it, with or without an engine for GPUs.
+        ([T4, CPUS], {}, LLAMA_CPP, "", 0, "llama.cpp: it serves on CPUs."),
+        # Its label says that the node is not for everybody.
+        ([H100, CPUS], {"nodeSelector": {"disk": "fast"}}, LLAMA_CPP, "", 0, "llama.cpp: it serves on CPUs."),
+    ],
+)
+async def test_what_nodes_offer_and_the_spec_asks_for_decide(
+    nodes: list[Manifest], spec: Manifest, runtime: str, resource: str, count: int, reason: str
+) -> None:
+    made = await operate(nodes, **spec)
+    told = status(made)
+    assert told["runtime"] == runtime
+    assert told["runtimeMessage"].startswith(reason)
+    found = told["accelerator"]
+    assert (found["resource"], found["count"]) == (resource, count)
+    engine = container(made)
+    assert engine["command"][0] == {VLLM: "vllm", LLAMA_CPP: "llama-server"}[runtime]
+    for part in ("requests", "limits"):
+        devices = {name: amount for name, amount in engine["resources"][part].items() if "/" in name}
+        assert devices == ({resource: str(count)} if resource else {})
+
+
+async def test_llama_cpp_takes_gpus_where_there_is_an_image_for_them() -> None:
+    made = await operate([H100], engines=GPU_LLAMA, runtime="llama.cpp")
+    engine = container(made)
+    assert engine["image"] == "llama-cpp-cuda:1"
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "--n-gpu-layers all" in " ".join(engine["command"])
+    assert status(made)["accelerator"]["message"].startswith("1 x NVIDIA H100-80GB-HBM3, as on node-0: it takes ")
+
+
+async def test_the_sentence_says_how_much_of_a_gpu_is_taken() -> None:
+    told = status(await operate([H100], "Qwen/Qwen3-32B", tensorParallelSize=2))
+    message = "2 x NVIDIA H100-80GB-HBM3, as on node-0: it takes 39.71 GiB of 79.65 GiB each."
+    assert told["accelerator"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("nodes", "spec", "reason", "message"),
+    [
+        (
+            [T4],
+            {"runtime": "vllm"},
+            "DoesNotFit",
+            "The engine needs 17.63 GiB (weights 15.26 GiB, KV cache 2.25 GiB for 4 slots of 4096 tokens, buffers",
+        ),
+        # vLLM serves no variant of a QuantJob, so none is proposed.
+        ([T4], {"runtime": "vllm"}, "DoesNotFit", "lacks 4.97 GiB of 19.97 GiB. It would fit with 2 x NVIDIA in one"),
+        ([T4], {"accelerator": "gpu"}, "DoesNotFit", "It would fit with "),
+        ([T4], {"accelerator": "nvidia.com/gpu"}, "DoesNotFit", "It would fit with "),
+        ([CPUS], {"accelerator": "gpu"}, "DoesNotFit", "None offers a GPU: add one"),
+        ([CPUS], {"runtime": "vllm"}, "DoesNotFit", "None offers a GPU: add one"),
+        (
+            [H100],
+            {"tensorParallelSize": 3},
+            "RuntimeNotAvailable",
+            "spec.tensorParallelSize 3 is not possible: it does not divide the model's 32 attention heads.",
+        ),
+        (
+            [CPUS],
+            {"accelerator": "none", "runtime": "vllm"},
+            "RuntimeNotAvailable",
+            "vllm needs a GPU, and none is offered: set spec.runtime to llama.cpp",
+        ),
+        (
+            [CPUS],
+            {"accelerator": "gpu.intel.com/xe"},
+            "RuntimeNotAvailable",
+            "is not configured: give it an image",
+        ),
+    ],
+)
+async def test_what_cannot_be_served_says_why_and_starts_nothing(
+    nodes: list[Manifest], spec: Manifest, reason: str, message: str
+) -> None:
+    if spec.get("tensorParallelSize"):
+        spec = {**spec, "runtime": "vllm"}
+    made = await operate(nodes, **spec)
+    told = made.told("InferenceService", "s")
+    assert told[0] == reason
+    assert message in told[1]
+    assert ObjectKey("Deployment", "default", "s") not in made.cluster.objects
+
+
+async def test_without_an_image_of_vllm_it_is_refused_with_what_there_is() -> None:
+    placement = replace(ON_CLUSTER, engines={(LLAMA_CPP, CPU): Program(("llama-server",), "llama-cpp:1")})
+    made = Operated(placement=placement)
+    await made.put(H100, model("Qwen/Qwen3-8B"), service(runtime="vllm"))
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    message = "vllm is not configured: give it an image, or choose one of llama.cpp."
+    assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
+
+
+async def test_a_choice_stands_whatever_becomes_of_the_nodes_until_the_spec_changes() -> None:
+    made = await operate([CPUS])
+    before = container(made)
+    await made.put({**H100, "metadata": {**H100["metadata"], "name": "new"}})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made) == before
+    await made.put(service(parallel=8))
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["command"][0] == "vllm"
+    assert status(made)["accelerator"]["resource"] == "nvidia.com/gpu"
+
+
+async def test_a_choice_whose_engines_no_node_takes_is_made_anew() -> None:
+    made = await operate([H100])
+    del made.cluster.objects[ObjectKey("Node", "default", "node-0")]
+    await made.put({**MI300X, "metadata": {**MI300X["metadata"], "name": "other"}})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["image"] == "vllm-openai:1"
+    refuse_engine(made)
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["image"] == "vllm-openai-rocm:1"
+
+
+def refuse_engine(made: Operated) -> None:
+    """Let the scheduler say that no node takes the engine."""
+    template = made.cluster.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]
+    told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available."}
+    made.cluster.objects[ObjectKey("Pod", "default", "s-0")] = {
+        "kind": "Pod",
+        "metadata": {"name": "s-0", "namespace": "default", "uid": "p", **template["metadata"]},
+        "spec": template["spec"],
+        "status": {"phase": "Pending", "conditions": [told]},
+    }
+
+
+async def test_a_service_that_fits_nowhere_looks_again() -> None:
+    made = await operate([T4], runtime="vllm")
+    del made.cluster.objects[ObjectKey("Node", "default", "node-0")]
+    await made.put({**H100, "metadata": {**H100["metadata"], "name": "new"}})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["command"][0] == "vllm"
