@@ -47,6 +47,8 @@ async def test_another_engine_continues_a_chat_that_the_client_sees_as_one_answe
     assert events[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
     asked = second.seen[-1].document
     assert asked["messages"][-1] == {"role": "assistant", "content": "".join(f"t{n} " for n in range(crash_before))}
+    # Without both vLLM would begin a new answer.
+    assert (asked["continue_final_message"], asked["add_generation_prompt"]) == (True, False)
     assert asked["max_tokens"] == 5 - crash_before
     assert (record.verdict, record.completion_tokens) == ("ok", 5)
     assert record.attempts > 1

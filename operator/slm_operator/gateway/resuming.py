@@ -1,8 +1,8 @@
 """A stream goes on when its engine has crashed: another engine continues the text that the client has already.
 
-An engine continues a conversation whose last message is the assistant's (llama.cpp's prefill, tools/server/README.md),
-and a prompt to which the text is added. That is no help where the answer is more than text (thinking, tools), or where
-the engine follows a grammar, which would begin anew in the middle.
+An engine continues a conversation whose last message is the assistant's (llama.cpp's prefill, tools/server/README.md;
+vLLM's continue_final_message), and a prompt to which the text is added. That is no help where the answer is more than
+text (thinking, tools), or where the engine follows a grammar, which would begin anew in the middle.
 """
 
 import json
@@ -32,6 +32,8 @@ SPECIAL = (
 )
 """Fields that ask for more than text, or bind it from its beginning to its end."""
 LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
+"""How vLLM is asked to go on with the last message, which llama-server understands too and does by itself."""
 IDENTITY = ("id", "created", "model", "system_fingerprint")
 """What all events of an answer have in common."""
 
@@ -135,6 +137,7 @@ def _continue(document: dict[str, Any], path: str, text: str) -> bool:
             messages[-1] |= {"content": begun + text}
         else:
             messages.append({"role": "assistant", "content": text})
+        document |= CONTINUED
         return True
     if path == COMPLETIONS and isinstance(prompt := document.get("prompt"), str):
         document["prompt"] = prompt + text
