@@ -5,12 +5,12 @@ import shutil
 import sys
 from datetime import UTC, datetime
 
-from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, ClusterPods, Placement, Program
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, ClusterPods, EngineTemplate, Placement, Program
 from slm_operator.ports import Clock, Cluster, Observer
 from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
-from slm_operator.settings import OperatorSettings, Settings
+from slm_operator.settings import DEVICES, OperatorSettings, Settings
 
 STORE_FOLDER = "/store"
 """Where pods see their namespace's store."""
@@ -56,7 +56,21 @@ def build_cluster_engines(settings: OperatorSettings) -> dict[tuple[str, str], P
     """The engines for which there is an image."""
     commands = {LLAMA_CPP: ("llama-server",), VLLM: ("vllm", "serve")}
     images = {(LLAMA_CPP, CPU): settings.engine_image, **settings.engine_images}
-    return {key: Program(commands[key[0]], image) for key, image in images.items()}
+    further = {
+        (name, DEVICES[device]): Program(tuple(runtime.command), image)
+        for name, runtime in settings.runtimes.items()
+        for device, image in runtime.images.items()
+    }
+    return {key: Program(commands[key[0]], image) for key, image in images.items()} | further
+
+
+def build_templates(settings: OperatorSettings) -> dict[str, EngineTemplate]:
+    """How the engines are started that the settings bring."""
+    likes = {"gguf": LLAMA_CPP, "safetensors": VLLM}
+    return {
+        name: EngineTemplate(likes[each.format], each.variables, each.health_path, each.start_seconds)
+        for name, each in settings.runtimes.items()
+    }
 
 
 def build_cluster_placement(settings: OperatorSettings) -> Placement:
@@ -65,6 +79,7 @@ def build_cluster_placement(settings: OperatorSettings) -> Placement:
         store=STORE_FOLDER,
         pipeline_command=("python3", "-m", "slm_pipelines"),
         engines=build_cluster_engines(settings),
+        templates=build_templates(settings),
         machine_cpus=0,
         listen_host="0.0.0.0",  # noqa: S104 - a pod has its own address, and a NetworkPolicy
         hub_endpoint=settings.hub_endpoint,

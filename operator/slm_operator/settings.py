@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from slm_contract.base import Message
 from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM
 
 
@@ -111,6 +112,24 @@ class Settings(BaseSettings):
         return value.expanduser().absolute() if value else value
 
 
+class RuntimeTemplate(Message):
+    """A further engine: any image that speaks OpenAI's API."""
+
+    format: Literal["gguf", "safetensors"]
+    """What it loads: one GGUF file, or a folder of safetensors."""
+    images: dict[Literal["nvidia", "amd", "intel", "cpu"], str] = Field(min_length=1)
+    """Image by the devices it is built for."""
+    command: list[str] = Field(min_length=1)
+    """argv, in which $(MODEL), $(NAME), $(HOST), $(PORT), $(CONTEXT), $(SLOTS), $(TOKENS), $(GPUS) and $(THREADS) are
+    filled in."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables. Default: none but HOME and USER."""
+    health_path: str = Field(default="/health", pattern=r"^/")
+    """Answers with 200 once requests are served. Default: /health."""
+    start_seconds: int = Field(default=1800, ge=1)
+    """Longest start, seconds. Default: 1800."""
+
+
 class OperatorSettings(BaseSettings):
     """What the operator on a cluster can be told from outside; the Helm chart sets all of it."""
 
@@ -138,6 +157,9 @@ class OperatorSettings(BaseSettings):
     engine_images: Annotated[dict[tuple[str, str], str], NoDecode] = Field(default_factory=dict)
     """Comma-separated runtime/devices=image of further engines: llama.cpp or vllm for nvidia, amd, intel or cpu, as in
     vllm/nvidia=vllm/vllm-openai:v1. GPUs are used where there is an image for them. Default: none."""
+    runtimes: dict[str, RuntimeTemplate] = Field(default_factory=dict)
+    """JSON of further engines: name to format (gguf or safetensors), images by device, command, variables, healthPath
+    and startSeconds; docs/engines.md tells more. Default: none."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Pull policy of both images. Default: IfNotPresent."""
     image_pull_secrets: Annotated[tuple[str, ...], NoDecode] = ()
@@ -164,6 +186,13 @@ class OperatorSettings(BaseSettings):
     """Form of the log lines. Default: text."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe lines that are logged. Default: info."""
+
+    @field_validator("runtimes")
+    @classmethod
+    def _names(cls, value: dict[str, RuntimeTemplate]) -> dict[str, RuntimeTemplate]:
+        if taken := {"auto", LLAMA_CPP, VLLM} & set(value):
+            raise ValueError(f"{', '.join(sorted(taken))} cannot be set up anew: choose another name")
+        return value
 
     @field_validator("engine_images", mode="before")
     @classmethod

@@ -19,6 +19,7 @@
   (list "SLM_PIPELINES_IMAGE" (include "slm-operator.image" (list . "pipelines")))
   (list "SLM_ENGINE_IMAGE" (include "slm-operator.image" (list . "llamaCpp")))
   (list "SLM_ENGINE_IMAGES" (include "slm-operator.engineImages" .))
+  (list "SLM_RUNTIMES" (ternary (toJson .Values.runtimes) "" (gt (len .Values.runtimes) 0)))
   (list "SLM_IMAGE_PULL_POLICY" .Values.images.pullPolicy)
   (list "SLM_IMAGE_PULL_SECRETS" (join "," $names))
   (list "SLM_STORE_CLAIM" .Values.store.claim)

@@ -58,8 +58,9 @@ class InferenceServiceSpec(Scheduling):
     """Serve the unquantized SLMModel of this name. Exactly one of modelRef and quantJobRef."""
     quant_job_ref: QuantJobRef | None = None
     """Serve a variant of this QuantJob."""
-    runtime: Literal["auto", "llama.cpp", "vllm"] = "auto"
-    """Engine. auto chooses by format and hardware: vllm for safetensors on GPUs, else llama.cpp. Default: auto."""
+    runtime: str = Field(default="auto", min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    """Engine: llama.cpp, vllm, or another that whoever runs the operator has set up. auto chooses by format and
+    hardware: vllm for safetensors on GPUs, else llama.cpp. Default: auto."""
     accelerator: str = Field(default="auto", max_length=128, pattern=ACCELERATOR)
     """What engines compute on: auto (GPUs where the model fits, else CPUs), none (CPUs), gpu (any that fits), or the
     resource that their pods ask for, such as nvidia.com/gpu, nvidia.com/mig-3g.40gb or amd.com/gpu. Not looked at on
@@ -88,6 +89,8 @@ class InferenceServiceSpec(Scheduling):
     def _check(self) -> "InferenceServiceSpec":
         if (self.model_ref is None) == (self.quant_job_ref is None):
             raise ValueError(RULES[0].message)
+        if self.extra_args and self.runtime not in ("auto", "llama.cpp", "vllm"):
+            raise ValueError(ARGS_RULE.message)
         for argument in self.extra_args:
             name = argument.split("=", 1)[0]
             if name.startswith("--") and "_" in name:
@@ -219,6 +222,10 @@ VLLM_RULE = CelRule(
     + "])",
     message="spec.extraArgs holds an argument that is none of vLLM's that are known as safe",
 )
+ARGS_RULE = CelRule(
+    rule="self.runtime in ['auto', 'llama.cpp', 'vllm'] || self.extraArgs.size() == 0",
+    message="spec.extraArgs are for llama.cpp and vllm: those of another runtime stand where it is set up",
+)
 AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
     message="spec.autoscaling.minReplicas must not be above maxReplicas",
@@ -242,6 +249,7 @@ RULES = [
         message="spec.extraArgs holds an argument that the operator sets, or that is unsafe",
     ),
     VLLM_RULE,
+    ARGS_RULE,
     AUTOSCALING_RULE,
 ]
 

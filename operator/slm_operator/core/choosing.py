@@ -12,7 +12,7 @@ from slm_operator.core.fit import Variant, check_fit
 from slm_operator.core.fit_demand import Demand, device_bytes, splits
 from slm_operator.core.fit_places import Place, is_repelling, snugness
 from slm_operator.core.inventory import Accelerator, Inventory, NodeKind
-from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Program
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.runtime_choice import RuntimeChoice, choose_runtime, choose_tensor_parallel
@@ -62,11 +62,27 @@ class Wish:
         return replace(self.demand, engine=runtime)
 
 
-def choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines) -> Choice:
+def choose_engine(wish: Wish, nodes: Sequence[Manifest], placement: Placement) -> Choice:
     """The engine for a service; raises Blocked RuntimeNotAvailable or DoesNotFit with what to change.
 
     Without ``nodes`` (the local backend, and where they may not be read) GPUs are asked for by name alone.
     """
+    template = placement.templates.get(wish.runtime)
+    if template is None:
+        ours = {key: program for key, program in placement.engines.items() if key[0] not in placement.templates}
+        return _choose_engine(wish, nodes, ours)
+    # Its name stands for that of the engine it is like.
+    name, like = wish.runtime, template.like
+    programs = {(like, vendor): program for (own, vendor), program in placement.engines.items() if own == name}
+    try:
+        choice = _choose_engine(replace(wish, spec=wish.spec.model_copy(update={"runtime": like})), nodes, programs)
+    except Blocked as blocked:
+        verdict = blocked.verdict
+        raise Blocked(replace(verdict, message=verdict.message.replace(like, name, 1))) from None
+    return replace(choice, runtime=name, message=f"{name}: spec.runtime asks for it.")
+
+
+def _choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines) -> Choice:
     installed, vendors = {runtime for runtime, _ in engines}, {vendor for _, vendor in engines} - {CPU}
     _choose(wish, SOME_GPU, installed)
     if wish.spec.accelerator == NONE or not vendors:

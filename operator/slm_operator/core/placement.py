@@ -1,7 +1,7 @@
 """Where children run: the few facts in which the cluster and the local backend differ."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LLAMA_CPP, VLLM = "llama.cpp", "vllm"
 CPU = ""
@@ -16,6 +16,21 @@ class Program:
     """argv without options."""
     image: str = ""
     """Image; plain processes have none."""
+
+
+@dataclass(frozen=True)
+class EngineTemplate:
+    """How a further engine is started, whatever image speaks OpenAI's API."""
+
+    like: str
+    """llama.cpp for one that loads a GGUF file, vllm for one that loads a folder of safetensors: it is taken to need as
+    much memory, and to split a model over GPUs in the same way."""
+    variables: Mapping[str, str]
+    """Environment variables."""
+    health_path: str
+    """Answers with 200 once requests are served."""
+    start_seconds: int
+    """Longest start."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class Placement:
     pipeline_command: tuple[str, ...]
     """argv that runs the pipelines, without the step."""
     engines: Mapping[tuple[str, str], Program]
-    """Runtime (llama.cpp, vllm) and vendor of the devices (NVIDIA, AMD, Intel; empty for CPUs) to what serves there."""
+    """Runtime and vendor of the devices (NVIDIA, AMD, Intel; empty for CPUs) to what serves there."""
     machine_cpus: int
     """CPUs a child may use when it has no limit; on a cluster nobody knows before the pod has a node, so 0."""
     listen_host: str = "127.0.0.1"
@@ -74,5 +89,7 @@ class Placement:
     """Whether steps that ask a hub get HF_TOKEN from the environment of whoever runs them (local backend)."""
     image: str = "slm-operator"
     """Image of the pipelines; plain processes ignore it."""
+    templates: Mapping[str, EngineTemplate] = field(default_factory=dict)
+    """Engines among ``engines`` beside llama.cpp and vllm, by name."""
     pods: ClusterPods | None = None
     """How pods are built on a cluster; None on the local backend."""

@@ -11,13 +11,13 @@ from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
 from slm_operator.core.fit_demand import Demand
 from slm_operator.core.manifests.deployment import Engine, Weights
-from slm_operator.core.placement import VLLM
 from slm_operator.core.placing import find_variants
 from slm_operator.core.plan import Manifest
 from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
 from slm_operator.core.pods import find_unschedulable, is_ready
 from slm_operator.core.quantity import plan_threads
 from slm_operator.core.resources import cpu_limit, step_memory
+from slm_operator.core.runtimes import loads_folders
 from slm_operator.core.runtimes.order import Order
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -84,7 +84,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     demand = build_demand(snapshot, wanted)
     serving = demand.serving
     wanted.memory_bytes = serving.total if serving else 0
-    folder = "snapshots" if choice.runtime == VLLM else "blobs"
+    folder = "snapshots" if loads_folders(choice.runtime, placement) else "blobs"
     order = Order(
         model=f"{placement.store}/{folder}/sha256/{wanted.weights.blob.removeprefix('sha256:')}",
         alias=service.metadata.name,
@@ -168,7 +168,7 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
         return Choice(status.runtime, status.runtime_message, status.accelerator)
     variants = find_variants(snapshot.model, snapshot.quant_job)
     wish = Wish(service.spec, source.formats, _demand(snapshot, source), variants)
-    return choose_engine(wish, snapshot.nodes, snapshot.placement.engines)
+    return choose_engine(wish, snapshot.nodes, snapshot.placement)
 
 
 def _stands(snapshot: ServiceSnapshot, digest: str) -> bool:
@@ -190,7 +190,7 @@ def _require_baseline(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wan
     assert snapshot.model is not None  # noqa: S101 - it was found before the engine was chosen
     assert wanted.choice is not None  # noqa: S101
     model, status, store = snapshot.model.status, snapshot.service.status, snapshot.placement.store
-    as_folder = wanted.choice.runtime == VLLM
+    as_folder = loads_folders(wanted.choice.runtime, snapshot.placement)
     inputs = (model.digest, "snapshot") if as_folder else (model.digest,)
     wanted.work = build_step_digest(snapshot.service, snapshot.placement, *inputs)
     kind = specs.SnapshotSpec if as_folder else specs.ConvertSpec

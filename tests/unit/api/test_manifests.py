@@ -138,7 +138,16 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ),
     ("InferenceService", {"modelRef": {"name": ""}}, "spec.modelRef.name must not be empty"),
     ("InferenceService", {"quantJobRef": {"variant": "Q4_0"}}, "spec.quantJobRef.name is required"),
-    ("InferenceService", {**REF, "runtime": "tgi"}, "spec.runtime must be auto, llama.cpp or vllm, not 'tgi'"),
+    (
+        "InferenceService",
+        {**REF, "runtime": "SGLang"},
+        "spec.runtime must consist of lower-case letters, digits, - and .",
+    ),
+    (
+        "InferenceService",
+        {**REF, "runtime": "sglang", "extraArgs": ["-x"]},
+        "spec.extraArgs are for llama.cpp and vllm",
+    ),
     ("InferenceService", {**REF, "accelerator": "tpu"}, "spec.accelerator must be auto, none, gpu, or the resource"),
     ("InferenceService", {**REF, "tensorParallelSize": 65}, "spec.tensorParallelSize must be 64 or less, not 65"),
     (

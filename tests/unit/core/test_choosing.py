@@ -1,5 +1,7 @@
 """Which engine serves on what: manifests and nodes in, pods and sentences out."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import yaml
 from slm_operator.core.choosing import Engines
 from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Program
 from slm_operator.core.plan import ObjectKey
+from slm_operator.factory import build_cluster_placement
+from slm_operator.settings import OperatorSettings, RuntimeTemplate
 from tests.support.memory_cluster import ON_CLUSTER, Operated
 from tests.support.planning import succeed_as
 
@@ -193,6 +197,78 @@ async def test_without_an_image_of_vllm_it_is_refused_with_what_there_is() -> No
     await made.settle(succeed_as("Qwen/Qwen3-8B"))
     message = "vllm is not configured: give it an image, or choose one of llama.cpp."
     assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
+
+
+SGLANG = {
+    "format": "safetensors",
+    "images": {"nvidia": "sglang:1"},
+    "command": ["sglang", "--model-path", "$(MODEL)", "--tp-size=$(GPUS)", "--port", "$(PORT)", "--max=$(TOKENS)"],
+    "variables": {"SGLANG_NAME": "$(NAME)"},
+    "healthPath": "/health_generate",
+    "startSeconds": 900,
+}
+
+
+async def operate_sglang(node: Manifest, **spec: Any) -> Operated:
+    """With an engine that only the settings know."""
+    settings = OperatorSettings(runtimes={"sglang": RuntimeTemplate.model_validate(SGLANG)})
+    made = Operated(placement=build_cluster_placement(settings))
+    await made.put(node, model("Qwen/Qwen3-8B"), service(runtime="sglang", **spec))
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    return made
+
+
+async def test_a_third_engine_is_settings_and_no_code() -> None:
+    made = await operate_sglang(H100, tensorParallelSize=2, contextSize=1024, parallel=8)
+    engine, told = container(made), status(made)
+    folder = "/store/snapshots/sha256/" + told["digest"].removeprefix("sha256:")
+    words = ["sglang", "--model-path", folder, "--tp-size=2", "--port", "$(PORT)", "--max=8192"]
+    assert (engine["image"], engine["command"]) == ("sglang:1", words)
+    assert {"name": "SGLANG_NAME", "value": "s"} in engine["env"]
+    assert engine["startupProbe"]["httpGet"]["path"] == "/health_generate"
+    assert engine["startupProbe"]["failureThreshold"] == 900
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert (told["runtime"], told["runtimeMessage"]) == ("sglang", "sglang: spec.runtime asks for it.")
+
+
+async def test_a_third_engine_is_held_to_the_same_rules() -> None:
+    made = await operate_sglang(H100, tensorParallelSize=3)
+    assert made.told("InferenceService", "s")[0] == "RuntimeNotAvailable"
+    made = await operate_sglang(H100, accelerator="none")
+    assert made.told("InferenceService", "s")[1].startswith("sglang needs a GPU, and none is offered")
+
+
+async def test_an_engine_that_nobody_set_up_is_refused_with_those_there_are() -> None:
+    made = await operate([H100], runtime="sglang")
+    message = "sglang is not configured: give it an image, or choose one of llama.cpp, vllm."
+    assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
+
+
+def test_settings_of_engines_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = '{"%s": {"format": "%s", "images": {"cpu": "x"}, "command": ["x"]}}'
+    for variable, value, message in (
+        ("SLM_ENGINE_IMAGES", "vllm/tpu=x", "'vllm/tpu=x' names no engine: write llama.cpp or vllm"),
+        ("SLM_ENGINE_IMAGES", "vllm/nvidia", "names no engine"),
+        ("SLM_RUNTIMES", known % ("vllm", "gguf"), "choose another name"),
+        ("SLM_RUNTIMES", known % ("x", "onnx"), "runtimes.x.format"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, value)
+            with pytest.raises(ValueError, match=re.escape(message)):
+                OperatorSettings()
+
+
+def test_settings_bring_engines_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLM_ENGINE_IMAGES", "vllm/nvidia=vllm:1, llama.cpp/amd=rocm:1,vllm/cpu=host:5000/vllm@sha256:x")
+    monkeypatch.setenv("SLM_RUNTIMES", json.dumps({"sglang": SGLANG}))
+    engines = build_cluster_placement(OperatorSettings()).engines
+    assert {key: program.image for key, program in engines.items()} == {
+        (LLAMA_CPP, CPU): "llama-cpp",
+        (VLLM, "NVIDIA"): "vllm:1",
+        (LLAMA_CPP, "AMD"): "rocm:1",
+        (VLLM, CPU): "host:5000/vllm@sha256:x",
+        ("sglang", "NVIDIA"): "sglang:1",
+    }
 
 
 async def test_a_choice_stands_whatever_becomes_of_the_nodes_until_the_spec_changes() -> None:

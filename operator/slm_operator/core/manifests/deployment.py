@@ -13,7 +13,7 @@ from slm_operator.core.placement import Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.pods import is_ready
 from slm_operator.core.resources import Memory, engine_memory, fill_resources, with_room
-from slm_operator.core.runtimes import RUNTIMES
+from slm_operator.core.runtimes import find_runtime
 from slm_operator.core.runtimes.order import CPUS_VARIABLE, PORT_VARIABLE, Order, Overhead
 
 ENGINE_LABEL = {LABEL_STEP: SERVE}
@@ -87,7 +87,7 @@ class Engine:
 
 def build_deployment(service: InferenceService, engine: Engine, placement: Placement, replicas: int) -> Manifest:
     """Engines that serve the same; any difference in their template rolls them one after the other."""
-    runtime = RUNTIMES[engine.runtime]
+    runtime = find_runtime(engine.runtime, placement)
     overhead = runtime.overhead(engine.order)
     variables = [{"name": name, "value": value} for name, value in runtime.build_variables(engine.order).items()]
     container: Manifest = {

@@ -53,9 +53,9 @@ class Overhead:
     """Size of ``/dev/shm``, a quantity."""
 
 
-def build_probes(start_seconds: int) -> Manifest:
-    """Probes of ``/health``, for an engine that starts within that time."""
-    check = {"httpGet": {"path": "/health", "port": "http"}}
+def build_probes(start_seconds: int, path: str = "/health") -> Manifest:
+    """Probes for an engine that starts within that time."""
+    check = {"httpGet": {"path": path, "port": "http"}}
     return {
         "startupProbe": {**check, "periodSeconds": 1, "failureThreshold": start_seconds},
         "readinessProbe": {**check, "periodSeconds": 2, "failureThreshold": 2},
