@@ -23,6 +23,11 @@ extra cluster | compile cluster "$@" $RUNTIME -
 compile check "$@" $CLUSTER --group check
 compile test "$@" $CLUSTER --group test --group cluster-dev --group images-dev
 compile build "$@" --group build
+# vLLM asks for a PyTorch that the package index does not hold; that which it holds computes on CPUs as well, and of its
+# gigabytes for GPUs none is read (dev/vllm).
+"$UV" pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
+    --no-annotate --no-emit-index-url --no-emit-find-links --override dev/vllm/overrides.txt \
+    $(sed 's/^/--no-emit-package /' dev/vllm/left-out.txt) --output-file requirements/vllm.txt "$@" --group vllm-dev
 # The images' own locks follow the two above.
 compile operator "$@" $CLUSTER --group operator-image
 compile pipelines "$@" $RUNTIME --group pipelines-image

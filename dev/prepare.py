@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dev.cluster import build, node
 from dev.cluster.versions import TOOLS, chosen_version
 from dev.images.build import FAILURES, build_images
+from dev.vllm import install as vllm
 
 
 def build_programs() -> None:
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[], object]] = {
     "Kubernetes": build_programs,
     "a node": install_node,
     "container images": build_images,
+    "vLLM": vllm.install,
 }
 
 

@@ -267,6 +267,7 @@ INFO = ResourceInfo(
         PrinterColumn(name="URL", json_path=".status.url"),
         PrinterColumn(name="Replicas", json_path=".status.readyReplicas", type="integer"),
         PrinterColumn(name="Runtime", json_path=".status.runtime", priority=1),
+        PrinterColumn(name="Accelerator", json_path=".status.accelerator.resource", priority=1),
         PrinterColumn(name="Digest", json_path=".status.digest", priority=1),
         PrinterColumn(name="Age", json_path=".metadata.creationTimestamp", type="date"),
     ],
