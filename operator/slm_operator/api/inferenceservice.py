@@ -67,6 +67,9 @@ class InferenceServiceSpec(Scheduling):
     the local backend, where an engine finds the machine's GPUs itself. Default: auto."""
     tensor_parallel_size: int = Field(default=0, ge=0, le=64)
     """GPUs of one node that one engine is split over. Default: 0, which is the fewest that have the memory."""
+    task: Literal["generate", "embed", "rerank"] = "generate"
+    """What the model is for: text, vectors (/v1/embeddings) or the order of documents (/v1/rerank). An engine does one
+    of them. Default: generate."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None

@@ -31,6 +31,8 @@ class Demand:
     """Tokens of one slot."""
     slots: int
     """Requests at the same time."""
+    batch_tokens: int = BATCH_TOKENS
+    """Tokens that llama.cpp computes at once."""
     kv_type: str = "f16"
     """Type of the KV cache's elements; never changed to make something fit."""
     variant: str = ""
@@ -42,7 +44,8 @@ class Demand:
 
     def with_context(self, context_size: int) -> "Demand":
         """The same with another context."""
-        return replace(self, context_size=context_size)
+        whole = self.batch_tokens == self.context_size  # Of an engine that computes a text at once.
+        return replace(self, context_size=context_size, batch_tokens=context_size if whole else self.batch_tokens)
 
     def with_slots(self, slots: int) -> "Demand":
         """The same with another number of slots."""
@@ -53,7 +56,9 @@ class Demand:
         """Weights, KV cache and compute buffers; None without a shape."""
         if self.shape is None:
             return None
-        return serving_bytes(self.shape, self.weights_bytes, self.context_size, self.slots, self.kv_type)
+        return serving_bytes(
+            self.shape, self.weights_bytes, self.context_size, self.slots, self.kv_type, self.batch_tokens
+        )
 
     def describe(self) -> str:
         """``needs 9.20 GiB: weights 4.58 GiB, KV cache 4.00 GiB (4 slots of 8192 tokens), buffers 134.0 MiB``."""

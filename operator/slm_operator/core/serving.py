@@ -21,10 +21,11 @@ from slm_operator.core.runtimes import loads_folders
 from slm_operator.core.runtimes.order import Order
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
+from slm_operator.core.sizes import BATCH_TOKENS
 
 CHOSEN_BY = {
     *("runtime", "accelerator", "tensor_parallel_size", "context_size", "parallel", "extra_args", "resources"),
-    *("node_selector", "tolerations"),
+    *("node_selector", "tolerations", "task"),
 }
 """Fields of a spec on which the choice of an engine depends, beside what is served."""
 
@@ -94,6 +95,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         host=placement.listen_host,
         devices=devices,
         kv_bytes=serving.kv_cache if serving else 0,
+        task=spec.task,
         contained=placement.pods is not None,
     )
     program = placement.engines[choice.runtime, choice.accelerator.vendor]
@@ -144,10 +146,12 @@ def _find_source(snapshot: ServiceSnapshot) -> _Source:
 
 
 def _demand(snapshot: ServiceSnapshot, source: _Source, *, engine: str = "", requested_bytes: int = 0) -> Demand:
+    context = _context_size(snapshot)
     return Demand(
         shape=snapshot.model.status.shape if snapshot.model else None,
         weights_bytes=source.size_bytes,
-        context_size=_context_size(snapshot),
+        context_size=context,
+        batch_tokens=BATCH_TOKENS if snapshot.service.spec.task == "generate" else context,
         slots=snapshot.service.spec.parallel,
         variant=source.variant,
         engine=engine,

@@ -168,6 +168,7 @@ def serving_bytes(
     context: int,
     slots: int,
     kv_type: str = "f16",
+    batch_tokens: int = BATCH_TOKENS,
 ) -> ServingMemory:
     """Memory to serve ``slots`` requests of ``context`` tokens each with llama-server.
 
@@ -175,14 +176,14 @@ def serving_bytes(
     tokens rounded up to 256 (llama.cpp, ``llama_kv_cache``). Compute, an upper bound with flash attention: float32
     intermediates of one batch, the f16 attention mask, and the logits of one token per slot; the factors were fitted
     to the buffers that llama-server b11669 reports for five shapes (four exactly, one 14 % above).
-    Raises UnknownTypeError for an unknown ``kv_type``.
+    ``batch_tokens`` are computed at once (``--ubatch-size``). Raises UnknownTypeError for an unknown ``kv_type``.
     """
     tokens = -(-context // 256) * 256
     kv_row = shape.kv_heads * shape.head_dim
     kv_cache = 2 * shape.layers * tokens * slots * _row_bytes(kv_type.upper(), kv_row)
     attention = 2 * shape.heads * shape.head_dim + kv_row
     per_token = 4 * (5 * shape.hidden_size + max(3 * shape.intermediate_size, attention)) + 2 * tokens
-    compute = min(BATCH_TOKENS, tokens) * per_token + 4 * slots * shape.vocab_size
+    compute = min(batch_tokens, tokens) * per_token + 4 * slots * shape.vocab_size
     return ServingMemory(weights_bytes, kv_cache, compute)
 
 

@@ -31,7 +31,9 @@ from slm_operator.gateway.reply import refused, whole
 
 LOG = logging.getLogger(__name__)
 MESSAGES = "/v1/messages"
-FORWARDED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES})
+FORWARDED = frozenset(
+    {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/responses", MESSAGES}
+)
 """The only paths that engines see."""
 MODELS = "/v1/models"
 UNKNOWN, OLLAMA = "unknown", "/api"

@@ -14,8 +14,8 @@ KubeAI takes 100 characters (docs/concepts/load-balancing.md there)."""
 MODEL = re.compile(rb'"model"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
 """The model's field as JSON writes it. Within a string the quotes would be escaped, so this finds fields only."""
 LONGEST_MODEL_NAME = 512
-PROMPTS = ("messages", "input", "prompt")
-"""Where the APIs have the prompt: chat and Anthropic; responses and embeddings; completions."""
+PROMPTS = ("messages", "input", "prompt", "query")
+"""Where the APIs have the prompt: chat and Anthropic; responses and embeddings; completions; reranking."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ OPERATIONS = {
     "/v1/responses": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
     "/api/chat": "chat",
     "/api/generate": "text_completion",
     "/api/embed": "embeddings",

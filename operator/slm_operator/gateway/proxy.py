@@ -17,7 +17,7 @@ from slm_operator.gateway.engines import Engines, NotTaken, failed
 from slm_operator.gateway.headers import headers_to_client, headers_to_engine
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
-from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long
+from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long, wrong_task
 from slm_operator.gateway.reply import Stream, whole
 from slm_operator.gateway.resuming import Transcript
 from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
@@ -131,6 +131,8 @@ class Proxy:
         return whole(answer.status, body, headers)
 
     async def _error(self, exchange: Exchange, answer: EngineConnection, body: bytes) -> web.StreamResponse:
+        if answer.status == HTTPStatus.NOT_IMPLEMENTED:
+            raise wrong_task()
         if answer.status not in PASSED_CLIENT_ERRORS or answer.status in NOT_THE_CLIENTS:
             raise engine_failed()
         if exchange.stream is not None:

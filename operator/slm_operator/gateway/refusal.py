@@ -64,8 +64,17 @@ def bad_request(message: str) -> Refusal:
 
 def no_such_path() -> Refusal:
     """Neither path nor method is offered; says nothing of what an engine might offer there."""
-    message = "No such address: this gateway answers POST to /v1/chat/completions, /v1/completions, /v1/embeddings, "
-    return Refusal(HTTPStatus.NOT_FOUND, "unknown_url", message + "/v1/responses and /v1/messages, and GET /v1/models.")
+    message = (
+        "No such address: this gateway answers POST to /v1/chat/completions, /v1/completions, /v1/embeddings, "
+        "/v1/rerank, /v1/responses and /v1/messages, and GET /v1/models."
+    )
+    return Refusal(HTTPStatus.NOT_FOUND, "unknown_url", message)
+
+
+def wrong_task() -> Refusal:
+    """The engine was started for something else."""
+    message = "This model is not served for that: the field spec.task of its service says for what."
+    return Refusal(HTTPStatus.BAD_REQUEST, "wrong_task", message)
 
 
 def no_such_model(model: str) -> Refusal:

@@ -28,9 +28,18 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--threads", order.workers),
         *("--threads-batch", order.workers),
         *layers,
+        *_build_task(order),
         "--metrics",
         "--no-webui",
     ]
+
+
+def _build_task(order: Order) -> list[str]:
+    """A vector is computed of a whole text at once, so that the batch must hold the longest."""
+    if order.task == "generate":
+        return []
+    kind = {"embed": "--embeddings", "rerank": "--reranking"}[order.task]
+    return [kind, *("--batch-size", str(order.context_size)), *("--ubatch-size", str(order.context_size))]
 
 
 def build_variables(order: Order) -> dict[str, str]:

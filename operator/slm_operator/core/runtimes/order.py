@@ -30,6 +30,8 @@ class Order:
     kv_bytes: int = 0
     """Size of the KV cache of all slots, bytes; 0 where it is not known."""
 
+    task: str = "generate"
+    """generate, embed or rerank."""
     contained: bool = False
     """Whether it runs in a container, in which only ``/tmp`` can be written."""
 

@@ -10,6 +10,11 @@ from slm_operator.core.runtimes import order as orders
 from slm_operator.core.runtimes.order import PORT_VARIABLE, Order, Overhead
 
 GIB = 2**30
+TASKS = {
+    "generate": (),
+    "embed": ("--runner", "pooling", "--convert", "embed"),
+    "rerank": ("--runner", "pooling", "--convert", "classify"),
+}
 START_SECONDS = 1800
 """Longest start: reading the weights, compiling kernels for them, and capturing CUDA graphs."""
 PROCESS_BYTES, DEVICE_BYTES = 3 * GIB, 2 * GIB
@@ -47,6 +52,7 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--max-model-len", str(order.context_size)),
         *("--max-num-seqs", str(order.parallel)),
         *("--tensor-parallel-size", str(max(1, order.devices))),
+        *TASKS[order.task],
     ]
 
 
