@@ -31,8 +31,8 @@ def problem() -> str:
         return "its packages are for Linux on x86-64 and Python 3.11"
     if "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         return "the processor has no AVX-512, for which it is built"
-    if lacking := [tool for tool in ("gcc", "nm", "readelf") if shutil.which(tool) is None]:
-        return f"{', '.join(lacking)} must be there: apt-get install gcc libc6-dev binutils"
+    if lacking := [tool for tool in ("gcc", "nm", "readelf", "lscpu") if shutil.which(tool) is None]:
+        return f"{', '.join(lacking)} must be there: apt-get install gcc libc6-dev binutils util-linux"
     return ""
 
 

@@ -54,6 +54,38 @@ async def test_another_engine_continues_a_chat_that_the_client_sees_as_one_answe
     assert record.attempts > 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'data: {"error":{"message":"EngineCore encountered an issue","type":"InternalServerError","code":500}}\n\n',
+        b'data: {"id":"x","choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort"}]}\n\n',
+    ],
+    ids=["its heart stopped", "it was told to end"],
+)
+async def test_an_engine_that_says_that_it_fails_is_one_that_crashes(words: bytes) -> None:
+    first, second = engines(3, last_words=words)
+    async with open_gateway(first, second) as door:
+        events = await ask(door, first, second, CHAT, chat(stream=True))
+        assert [record.verdict for record in door.records] == ["ok"]
+    assert text_of(events) == "t0 t1 t2 t3 t4 "
+    assert not any("error" in event for event in events)
+
+
+async def test_words_about_failures_are_no_failures() -> None:
+    text = 'data: {"error":{"code":500}} "finish_reason":"abort"'
+    transcript = Transcript()
+    told = event(content=text)
+    assert transcript.take(told) == told
+    assert not transcript.failed
+
+
+async def test_an_error_that_is_the_clients_is_told() -> None:
+    transcript = Transcript()
+    told = b'data: {"error":{"message":"too long","code":400}}\n\n'
+    assert transcript.take(event(content="a") + told) == event(content="a") + told
+    assert not transcript.failed
+
+
 async def test_a_prompt_is_continued_too() -> None:
     first, second = engines(2)
     async with open_gateway(first, second) as door:

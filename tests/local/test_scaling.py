@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import Iterator
 from threading import Event, Thread
 from typing import Any
@@ -98,3 +99,26 @@ def test_a_stopped_service_stays_stopped(backend: Backend) -> None:
     until(lambda: ready(backend) == ("False", "Stopped"), "it is not stopped")
     apply(backend, parallel=1, autoscaling={**QUICK, "minReplicas": 1})
     until(lambda: ready(backend) == ("True", "Ready"), f"it does not start: {ready(backend)}", 120)
+
+
+def test_an_idle_engine_drops_its_weights_and_takes_them_up_for_the_next_request(backend: Backend) -> None:
+    apply(backend, parallel=1, autoscaling={**QUICK, "minReplicas": 1, "sleepAfterSeconds": 1})
+    until(lambda: any("--sleep-idle-seconds" in words(each) for each in engines(backend)), "no engine that sleeps", 60)
+    backend.wait_ready("slmsvc", "tiny-service")
+    assert ask(backend) > 0
+    until(lambda: all(map(sleeps, engines(backend))), "no engine falls asleep")
+    (engine,) = engines(backend)
+    assert ask(backend) > 0
+    assert [each["metadata"]["uid"] for each in engines(backend)] == [engine["metadata"]["uid"]]
+    until(lambda: sleeps(engine), "it does not fall asleep again")
+    assert ready(backend)[0] == "True"
+
+
+def words(engine: dict[str, Any]) -> list[str]:
+    return list(engine["spec"]["containers"][0]["command"])
+
+
+def sleeps(engine: dict[str, Any]) -> bool:
+    """What the engine says of itself; asking does not wake it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{engine['status']['port']}/props", timeout=10) as answer:
+        return bool(json.load(answer)["is_sleeping"])

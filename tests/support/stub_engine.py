@@ -40,6 +40,8 @@ class StubEngine:
     """503, as llama-server says while it loads."""
     crash_before: int | None = None
     """The connection breaks before this token of a stream, or before the answer when it is 0."""
+    last_words: bytes = b""
+    """Event that such a stream ends with, and then as a whole one does."""
     finishes: bool = False
     """Whether a stream says why it ends."""
     status: int = 200
@@ -127,6 +129,9 @@ class StubEngine:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         begin = len(_continued(document).split())
         for number in range(begin, self.tokens):
+            if self.crash_before == number and self.last_words:
+                await response.write(self.last_words + b"data: [DONE]\n\n")
+                return response
             if self.crash_before == number:
                 return self._crash(request)
             await asyncio.sleep(self.pause_seconds)

@@ -41,6 +41,9 @@ class Autoscaling(Message):
     """Requests per engine to aim at. Default: 0, which is 70 % of the slots (parallel)."""
     scale_down_delay_seconds: int = Field(default=60, ge=0, le=86400)
     """Engines stay that were needed within this time. Default: 60."""
+    sleep_after_seconds: int = Field(default=0, ge=0, le=604800)
+    """An engine drops its weights after this time without a request, and loads them again for the next: sooner than a
+    new engine, which has to start first. llama.cpp does. Default: 0, which is never."""
     zero_after_seconds: int = Field(default=300, ge=0, le=604800)
     """With minReplicas 0, the last engine ends after this time without a request. Default: 300."""
 
@@ -115,7 +118,7 @@ FORBIDDEN_ARGS = frozenset(
     {
         # The operator's own.
         *("-m", "--model", "--host", "--port", "--reuse-port", "--api-prefix", "-a", "--alias", "--metrics"),
-        *("-c", "--ctx-size", "-np", "--parallel", "-t", "--threads", "-tb", "--threads-batch"),
+        *("-c", "--ctx-size", "-np", "--parallel", "--sleep-idle-seconds", "-t", "--threads", "-tb", "--threads-batch"),
         # Keys are checked, and connections encrypted, in front of the engine.
         *("--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"),
         # These fetch from the network, or send to it.
@@ -149,7 +152,7 @@ VLLM_ARGS = frozenset(
         *("--enforce-eager", "--no-enforce-eager", "--disable-custom-all-reduce", "--enable-expert-parallel"),
         # Answers.
         *("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser"),
-        *("--limit-mm-per-prompt", "--runner", "--convert", "--chat-template-content-format"),
+        *("--limit-mm-per-prompt", "--chat-template-content-format"),
         *("--enable-prompt-tokens-details", "--enable-force-include-usage"),
     }
 )

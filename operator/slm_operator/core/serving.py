@@ -96,6 +96,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         devices=devices,
         kv_bytes=serving.kv_cache if serving else 0,
         task=spec.task,
+        sleep_after_seconds=spec.autoscaling.sleep_after_seconds if spec.autoscaling else 0,
         contained=placement.pods is not None,
     )
     program = placement.engines[choice.runtime, choice.accelerator.vendor]

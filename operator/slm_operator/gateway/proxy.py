@@ -162,6 +162,10 @@ class Proxy:
                 if told := piece if transcript is None else transcript.take(piece):
                     counts.feed(told)
                     await stream.write(told)
+                if transcript is not None and transcript.failed:
+                    if not transcript.finished:
+                        raise Interrupted
+                    break
                 piece = b"" if exchange.dialect.broken else await _next_piece(answer, transcript, passed=stream.passed)
             if transcript is not None and (told := transcript.close()):
                 await stream.write(told)

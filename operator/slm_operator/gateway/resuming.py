@@ -22,6 +22,9 @@ SILENT = re.compile(
     rb'"delta":\s*\{(?:"role":\s*"assistant",\s*"content":\s*(?:null|""))?\}|"choices":\s*\[\]|\A:|\Adata: \[DONE\]'
 )
 """Events without any: the first, the last, counts, comments, the end."""
+ERROR, ERROR_CODE = b'data: {"error"', re.compile(rb'"code":\s*5\d\d\b')
+ABORTED = b'"finish_reason":"abort"'
+"""How vLLM tells in a stream that it ends in the middle of an answer, or that its heart has."""
 FINISHED, FINISHED_SPACED = b'"finish_reason":"', b'"finish_reason": "'
 DATA, END = b"data: ", b"\n\n"
 LONGEST_EVENT = 2**20
@@ -54,11 +57,13 @@ class Transcript:
         """Whether all of it was text so far."""
         self.finished = False
         """Whether the engine has said how the answer ends."""
+        self.failed = False
+        """Whether the engine has said that it cannot go on; what it says then is told to nobody."""
         self._ended = False
 
     def begin(self) -> None:
         """An engine answers, perhaps another one: half an event of the one before is of no use."""
-        self._rest = b""
+        self._rest, self.failed = b"", False
 
     def take(self, piece: bytes) -> bytes:
         """The whole events of what has come: who has half of one cannot be helped any more."""
@@ -68,12 +73,20 @@ class Transcript:
         if not found:
             self.plain = len(self._rest) <= LONGEST_EVENT
             return b"" if self.plain else self._take_rest()
-        events = whole.split(END)
+        events = self._before_failure(whole.split(END))
         if self._identity is not None:
             events = [joined for event in events if (joined := self._join(event))]
         for event in events:
             self._read(event)
-        return END.join((*events, b""))
+        return END.join((*events, b"")) if events else b""
+
+    def _before_failure(self, events: list[bytes]) -> list[bytes]:
+        """The events up to the one that says that the engine has failed."""
+        for at, event in enumerate(events):
+            if ABORTED in event or (event.startswith(ERROR) and ERROR_CODE.search(event)):
+                self.failed = True
+                return events[:at]
+        return events
 
     def close(self) -> bytes:
         """What is still to be told: the rest of what came, or the end that an engine owed when it crashed."""

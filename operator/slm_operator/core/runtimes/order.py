@@ -32,6 +32,8 @@ class Order:
 
     task: str = "generate"
     """generate, embed or rerank."""
+    sleep_after_seconds: int = 0
+    """After this time without a request it drops its weights, where it can; 0 is never."""
     contained: bool = False
     """Whether it runs in a container, in which only ``/tmp`` can be written."""
 

@@ -1,7 +1,8 @@
 """vLLM: safetensors in a folder, on GPUs and, where that is asked for, on CPUs.
 
 It never runs a model's own code (``--trust-remote-code`` is refused among a service's arguments), never asks a hub, and
-never has the routes of its development mode, which change the engine without asking who calls.
+is never in its development mode, whose routes change the engine without asking who calls. Those that let it sleep are
+among them, and so it does not.
 """
 
 from slm_operator.core.placement import Program
@@ -18,11 +19,15 @@ TASKS = {
 START_SECONDS = 1800
 """Longest start: reading the weights, compiling kernels for them, and capturing CUDA graphs."""
 PROCESS_BYTES, DEVICE_BYTES = 3 * GIB, 2 * GIB
-"""Memory of the node that its processes hold: API server and engine, and one worker for each GPU."""
+"""Memory of the node that its processes hold: API server and engine, and one worker for each GPU. Version 0.32.0 holds
+1.9 GiB on CPUs beside weights and KV cache; CUDA's libraries come on top."""
+DRAIN_SECONDS = 20
+"""Without it SIGTERM cuts answers, or freezes them; it must end well before the grace that the pod has."""
 COMPILED = "8Gi"
 """What it compiles for a model and a GPU, it writes to ``/tmp``."""
 SHARED_GIB = 2
-"""Shared memory for each GPU: workers hand each other tensors through it (vLLM's guide to Kubernetes)."""
+"""Shared memory for each GPU: workers hand each other tensors through it (vLLM's guide to Kubernetes). With the 64 MiB
+that a container has by itself it does not start."""
 OFFLINE = {
     # The weights are on this disk, and the network policy lets nothing out.
     "HF_HUB_OFFLINE": "1",
@@ -52,19 +57,24 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--max-model-len", str(order.context_size)),
         *("--max-num-seqs", str(order.parallel)),
         *("--tensor-parallel-size", str(max(1, order.devices))),
+        *("--shutdown-timeout", str(DRAIN_SECONDS)),
+        *([] if order.devices else ["--kv-cache-memory-bytes", str(_cache_bytes(order))]),
         *TASKS[order.task],
     ]
 
 
+def _cache_bytes(order: Order) -> int:
+    """On CPUs, of which it would take nearly all memory otherwise: the forecast, and room for begun blocks."""
+    return order.kv_bytes * 9 // 8 if order.kv_bytes else GIB
+
+
 def build_variables(order: Order) -> dict[str, str]:
     """Nothing leaves the pod, nothing is written outside ``/tmp``, and of CPUs it takes what it was given."""
-    variables = {**OFFLINE, **(CONTAINED if order.contained else {})}
-    if order.devices:
-        return variables
-    # Its own default is half of the machine's memory, and a thread on each of the machine's cores.
-    cache = max(1, -(-order.kv_bytes // GIB))
-    cpus = {"VLLM_CPU_KVCACHE_SPACE": str(cache), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return {**variables, **cpus, "OMP_NUM_THREADS": order.workers}
+    if not order.contained:
+        return OFFLINE
+    # It counts the cores that it may run on, which a container's limit does not change.
+    cpus = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": order.workers}
+    return {**OFFLINE, **CONTAINED, **({} if order.devices else cpus)}
 
 
 def build_probes() -> Manifest:
