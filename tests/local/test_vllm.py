@@ -19,7 +19,7 @@ from tests.support.backend import Backend, local_backend
 from tests.support.models import write_model
 
 pytestmark = pytest.mark.vllm
-ARGUMENTS = ["--enforce-eager", "--dtype", "float32"]
+ARGUMENTS = ["--enforce-eager"]
 """Compiling for a model of a few hundred kilobytes takes longer than all of its answers."""
 DEVELOPMENT = {
     *("/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/reset_prefix_cache", "/server_info", "/pause"),
