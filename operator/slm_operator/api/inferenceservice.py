@@ -19,6 +19,8 @@ from slm_operator.api.meta import (
 ACCELERATOR = r"^(auto|none|gpu|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$"
 Argument = Annotated[str, Field(max_length=4096)]
 """Bounded, as every list and string is, so that the API server can tell what a rule over it costs at most."""
+Percent = Annotated[int, Field(ge=1, le=99)]
+"""Never all: what there is to compare with must answer too."""
 
 
 class QuantJobRef(Message):
@@ -54,6 +56,38 @@ class Autoscaling(Message):
         return self
 
 
+class Canary(Message):
+    """How engines of a changed spec are tried on a part of the requests, judged, and taken or given up."""
+
+    steps: list[Percent] = Field(default_factory=lambda: [5, 25, 50], min_length=1, max_length=16)
+    """Percentages of the requests that go to the canary, one after the other, ascending. After the last all engines
+    are replaced. Default: 5, 25, 50."""
+    step_seconds: int = Field(default=60, ge=0, le=86400)
+    """Least time of a step. Default: 60."""
+    min_requests: int = Field(default=20, ge=1, le=1000000)
+    """Answers of the canary, and as many of the other engines, before a step is judged. Default: 20."""
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of its requests that the canary may fail more than the other engines do. Default: 0.01."""
+    max_latency_increase: float = Field(default=0.25, ge=0, le=100)
+    """Relative increase of the time to the first token, and of the time per token. Default: 0.25."""
+    max_top_one_loss: float | None = Field(default=None, ge=0, le=1)
+    """Most that the share of tokens may fall on which the variant and its original agree, as the QuantJob measured it;
+    a variant beyond it gets no request. Default: no bound."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Canary":
+        if self.steps != sorted(set(self.steps)):
+            raise ValueError(CANARY_RULE.message)
+        return self
+
+
+class Rollout(Message):
+    """How a change reaches the engines."""
+
+    canary: Canary | None = None
+    """Try a change on a part of the requests first. Default: engines are replaced one after the other."""
+
+
 class InferenceServiceSpec(Scheduling):
     """What to serve, and how."""
 
@@ -77,6 +111,9 @@ class InferenceServiceSpec(Scheduling):
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
     """Let demand decide on the number of engines. Default: replicas decides."""
+    rollout: Rollout | None = None
+    """How a change of variant, image, arguments or resources reaches the engines. Default: one engine after the
+    other."""
     context_size: int = Field(default=4096, ge=64, le=1048576)
     """Tokens of context of each slot. Default: 4096, and never more than the model was made for."""
     parallel: int = Field(default=4, ge=1, le=256)
@@ -177,6 +214,29 @@ class AcceleratorStatus(Message):
     """Why these."""
 
 
+class CanaryStatus(Message):
+    """A change that is being tried, taken, or was given up."""
+
+    state: Literal["Running", "Promoting", "RolledBack"]
+    """Running: it is judged. Promoting: it passed, and all engines follow. RolledBack: it is not tried again."""
+    template: str = ""
+    """Identity of what is tried: another one begins anew."""
+    variant: str = ""
+    """Type that its engines serve."""
+    digest: str = ""
+    """Digest of the file that its engines serve."""
+    percent: int = 0
+    """Share of the requests that gateways send to it; 0 until its engines answer."""
+    since: str = ""
+    """When the step began, RFC 3339 UTC."""
+    requests: int = 0
+    """What it answered or failed in this step."""
+    errors: int = 0
+    """What it failed of these."""
+    message: str = ""
+    """What came of it, with figures."""
+
+
 class InferenceServiceStatus(Message):
     """What is served, where, and why like that."""
 
@@ -208,6 +268,8 @@ class InferenceServiceStatus(Message):
     """Engines that answer."""
     selector: str = ""
     """Label selector of the engines, for the scale subresource."""
+    canary: CanaryStatus | None = None
+    """The change that is being tried, or was given up."""
     work_digest: str = ""
     """Identity of the conversion that made the file: it is not done again while that is equal."""
     store_uid: str = ""
@@ -236,6 +298,11 @@ AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
     message="spec.autoscaling.minReplicas must not be above maxReplicas",
 )
+CANARY_RULE = CelRule(
+    rule="!has(self.rollout) || !has(self.rollout.canary) || (self.rollout.canary.steps.isSorted() && "
+    "self.rollout.canary.steps.all(s, self.rollout.canary.steps.exists_one(t, t == s)))",
+    message="spec.rollout.canary.steps must ascend",
+)
 RULES = [
     CelRule(
         rule="has(self.modelRef) != has(self.quantJobRef)",
@@ -257,6 +324,7 @@ RULES = [
     VLLM_RULE,
     ARGS_RULE,
     AUTOSCALING_RULE,
+    CANARY_RULE,
 ]
 
 INFO = ResourceInfo(
