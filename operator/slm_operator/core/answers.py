@@ -1,0 +1,92 @@
+"""What came of the requests of one step of a canary: how many failed, and how fast the others were.
+
+Times are kept as sums of their logarithms. They spread over orders of magnitude, with prompts' lengths for one, so that
+a mean would tell of the longest alone; the geometric mean is near the median, and sums of several gateways add up.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+SHORTEST_SECONDS = 1e-6
+"""What is measured as shorter, as no time at all for instance, has no logarithm that means anything."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Durations, by the sums of their natural logarithms and of the squares of those."""
+
+    count: int = 0
+    log_sum: float = 0.0
+    log_squares: float = 0.0
+
+    @classmethod
+    def of(cls, seconds: float) -> "Times":
+        """One duration."""
+        logarithm = math.log(max(seconds, SHORTEST_SECONDS))
+        return cls(1, logarithm, logarithm * logarithm)
+
+    def __add__(self, other: "Times") -> "Times":
+        return Times(self.count + other.count, self.log_sum + other.log_sum, self.log_squares + other.log_squares)
+
+    @property
+    def log_mean(self) -> float:
+        """Logarithm of the geometric mean; 0 where there is none."""
+        return self.log_sum / self.count if self.count else 0.0
+
+    @property
+    def mean_seconds(self) -> float:
+        """The geometric mean."""
+        return math.exp(self.log_mean)
+
+    @property
+    def log_error(self) -> float:
+        """Standard error of ``log_mean``, squared; infinite while a single duration says nothing of the spread."""
+        if self.count < 2:  # noqa: PLR2004 (a spread needs two)
+            return math.inf
+        spread = max(0.0, self.log_squares - self.count * self.log_mean**2) / (self.count - 1)
+        return spread / self.count
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The requests of one track."""
+
+    requests: int = 0
+    """That were answered, or that an engine failed."""
+    errors: int = 0
+    """That an engine failed; another one may have answered them."""
+    first_token: Times = field(default_factory=Times)
+    """From an engine's having a slot to the first byte of a stream, or to an answer that has no tokens."""
+    per_token: Times = field(default_factory=Times)
+    """Of a stream after its first token; of other answers all of their time by their tokens."""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.first_token + other.first_token,
+            self.per_token + other.per_token,
+        )
+
+    @property
+    def error_rate(self) -> float:
+        """Share that failed; 0 where there is none."""
+        return self.errors / self.requests if self.requests else 0.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Both tracks in one step."""
+
+    step: str
+    """Which one: ``name_step``."""
+    stable: Tally = field(default_factory=Tally)
+    canary: Tally = field(default_factory=Tally)
+
+    def __add__(self, other: "Answers") -> "Answers":
+        return Answers(self.step, self.stable + other.stable, self.canary + other.canary)
+
+
+def name_step(template: str, percent: int, since: str) -> str:
+    """Name of a step that no other has: gateways count by it, so that what belongs to another one is left out."""
+    return f"{template}/{percent}/{since}"

@@ -1,0 +1,102 @@
+"""Whether a canary goes on, waits, is taken or is given up: a pure function of what gateways counted.
+
+As in Argo Rollouts and Flagger, the traffic is stepped and each step is judged by the requests that it got itself. What
+differs comes from answers whose times spread widely: a higher latency counts once it cannot well be chance (Welch's
+standard error of two means, of logarithms here), and a step that is neither good nor surely bad waits for more answers.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from slm_operator.api.inferenceservice import Canary
+from slm_operator.core.answers import Answers, Tally, Times
+
+CERTAIN = 3.0
+"""Standard errors beyond which a difference is no chance, one in a thousand: a step is looked at many times."""
+
+ROUNDING = 1e-9
+"""What a share that is exactly on its bound may be beyond it."""
+
+Action = Literal["wait", "advance", "promote", "roll back"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What to do, and the figures that say so, as a sentence."""
+
+    action: Action
+    why: str
+    percent: int = 0
+    """Of the next step, where it advances."""
+
+
+def judge(bounds: Canary, percent: int, elapsed_seconds: float, answers: Answers) -> Judgement:
+    """The verdict on a step of ``percent`` that began so long ago."""
+    figures = describe(answers)
+    if problem := _check_errors(bounds, answers):
+        return Judgement("roll back", f"{problem}: {figures}")
+    if min(answers.stable.requests, answers.canary.requests) < bounds.min_requests:
+        return Judgement("wait", f"{bounds.min_requests} answers of each are needed: {figures}")
+    slower = [found for each in _times(answers) if (found := _compare(bounds, *each))]
+    for each in slower:
+        if each.certain:
+            return Judgement("roll back", f"{each.text}: {figures}")
+    if elapsed_seconds < bounds.step_seconds:
+        return Judgement("wait", f"it lasts {bounds.step_seconds} s at least: {figures}")
+    if slower:
+        doubt = "which may be chance and more answers will show"
+        return Judgement("wait", f"{slower[0].text}, {doubt}: {figures}")
+    coming = next((each for each in bounds.steps if each > percent), 0)
+    return Judgement("advance" if coming else "promote", figures, coming)
+
+
+def _check_errors(bounds: Canary, answers: Answers) -> str:
+    """Why the bound on errors is missed; also where the answers to come until ``minRequests`` cannot keep it."""
+    tried = max(answers.canary.requests, bounds.min_requests)
+    most = answers.stable.error_rate + bounds.max_error_rate
+    if answers.canary.errors / tried <= most + ROUNDING:
+        return ""
+    return f"more than {most:.1%} of its requests failed, and maxErrorRate is {bounds.max_error_rate:g}"
+
+
+@dataclass(frozen=True)
+class _Slower:
+    """One latency that is beyond its bound."""
+
+    text: str
+    certain: bool
+    """Whether that is no chance."""
+
+
+def _times(answers: Answers) -> tuple[tuple[str, Times, Times], ...]:
+    stable, canary = answers.stable, answers.canary
+    return (
+        ("the first token takes", stable.first_token, canary.first_token),
+        ("each token takes", stable.per_token, canary.per_token),
+    )
+
+
+def _compare(bounds: Canary, name: str, stable: Times, canary: Times) -> _Slower | None:
+    if not stable.count or not canary.count:
+        return None
+    increase = canary.log_mean - stable.log_mean
+    excess = increase - math.log1p(bounds.max_latency_increase)
+    if excess <= ROUNDING:
+        return None
+    text = f"{name} {math.expm1(increase):.0%} longer, and maxLatencyIncrease is {bounds.max_latency_increase:g}"
+    return _Slower(text, certain=excess > CERTAIN * math.sqrt(stable.log_error + canary.log_error))
+
+
+def describe(answers: Answers) -> str:
+    """The figures of both tracks, as a sentence."""
+    return f"the canary {_describe(answers.canary)}; the other engines {_describe(answers.stable)}."
+
+
+def _describe(tally: Tally) -> str:
+    parts = [f"failed {tally.errors} of {tally.requests} requests"]
+    if tally.first_token.count:
+        parts.append(f"{tally.first_token.mean_seconds * 1000:.0f} ms to the first token")
+    if tally.per_token.count:
+        parts.append(f"{tally.per_token.mean_seconds * 1000:.1f} ms for each")
+    return ", ".join(parts)
