@@ -25,7 +25,9 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.canary_scene import CanaryView
 from slm_operator.core.diff import is_applied
+from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME, LABEL_STEP
 from slm_operator.core.placement import CPU, LLAMA_CPP, Placement, Program
 from slm_operator.core.plan import Manifest, ObjectKey, Plan, key_of
@@ -189,9 +191,10 @@ class World:
         if isinstance(resource, QuantJob):
             model = self._find("SLMModel", resource.spec.model_ref.name)
             return plan_quantjob(QuantSnapshot(resource, model, self.children(resource), self.placement), now)  # type: ignore[arg-type]
-        return plan_inferenceservice(self._service_snapshot(resource), now)
+        return plan_inferenceservice(self.service_snapshot(resource), now)
 
-    def _service_snapshot(self, service: InferenceService) -> ServiceSnapshot:
+    def service_snapshot(self, service: InferenceService) -> ServiceSnapshot:
+        """What is looked at for a service."""
         spec = service.spec
         job = self._find("QuantJob", spec.quant_job_ref.name) if spec.quant_job_ref else None
         name = spec.model_ref.name if spec.model_ref else (job.spec.model_ref.name if isinstance(job, QuantJob) else "")
@@ -205,6 +208,10 @@ class World:
             address=self.objects.get(ObjectKey("Service", "default", service.metadata.name)),
             pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(LABEL_STEP) == "serve"),
             placement=self.placement,
+            canary=CanaryView(
+                self.objects.get(canary_key(service)),
+                tuple(pod for pod in pods if pod["metadata"]["labels"].get(LABEL_STEP) == "canary"),
+            ),
         )
 
     def _find(self, kind: str, name: str) -> AnyResource | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from slm_operator.api.meta import GROUP, VERSION
-from slm_operator.core.manifests.metadata import LABEL_STEP, SERVE
+from slm_operator.core.manifests.metadata import ENGINE_STEPS, LABEL_STEP
 from slm_operator.ports import ObjectKey
 
 NODE = "Node"
@@ -54,7 +54,7 @@ KINDS = {
 """All that the operator caches, by kind; nodes only where it may."""
 GATEWAY_KINDS = (
     *(KINDS[name] for name in ("SLMModel", "QuantJob", "InferenceService")),
-    replace(KINDS["Pod"], label_selector=f"{OURS},{LABEL_STEP}={SERVE}"),
+    replace(KINDS["Pod"], label_selector=f"{OURS},{LABEL_STEP} in ({','.join(ENGINE_STEPS)})"),
 )
 """What the gateway caches: engines are the only pods it looks at."""
 

@@ -10,7 +10,7 @@ from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_client import KubeClient
 from slm_operator.adapters.kube_kinds import path_of
 from slm_operator.adapters.object_cache import ObjectCache
-from slm_operator.core.manifests.metadata import LABEL_STEP, SERVE
+from slm_operator.core.manifests.metadata import ENGINE_STEPS, LABEL_STEP, SERVE
 from slm_operator.errors import SlmError
 from slm_operator.ports import Manifest, ObjectKey
 
@@ -68,7 +68,7 @@ class ProgressReader:
 def is_running_step(pod: Manifest) -> bool:
     """Whether a Pod is a pipeline step at work."""
     step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP, SERVE)
-    return bool(step != SERVE and pod.get("status", {}).get("phase") == "Running")
+    return bool(step not in ENGINE_STEPS and pod.get("status", {}).get("phase") == "Running")
 
 
 def read_progress(text: str) -> Manifest | None:

@@ -50,15 +50,26 @@ def judge_engines(
 
 def _change(service: InferenceService, deployment: Manifest | None, wanted: Manifest) -> str:
     """Why engines are replaced: the first difference, and what was said of it once it is applied."""
-    there = (deployment or {}).get("spec", {})
-    template = first_difference(wanted["spec"]["template"], there.get("template"))
-    if template is not None:
-        change = str(template).removeprefix("metadata.annotations.").removeprefix("spec.")
+    if deployment is not None and (change := describe_change(wanted, deployment)):
         return f"New engines are starting, because {change}."
     before = find_condition(service.status.conditions, "Ready")
     if before is not None and before.reason == Reason.ROLLING_OUT and before.message.startswith("New engines"):
         return before.message.partition(" The engines from before")[0]
     return "New engines are starting."
+
+
+def describe_change(wanted: Manifest, there: Manifest) -> str:
+    """The first difference of two Deployments' templates; empty where there is none."""
+    template = first_difference(wanted["spec"]["template"], there["spec"]["template"])
+    return "" if template is None else str(template).removeprefix("metadata.annotations.").removeprefix("spec.")
+
+
+def is_overdue(deployment: Manifest | None) -> bool:
+    """Whether its engines have not got ready within the time that they have."""
+    conditions = (deployment or {}).get("status", {}).get("conditions", [])
+    return any(
+        each.get("reason") == "ProgressDeadlineExceeded" and each.get("status") == "False" for each in conditions
+    )
 
 
 def _is_rolled_out(deployment: Manifest | None, pods: Sequence[Manifest], wanted: Manifest) -> bool:

@@ -4,8 +4,10 @@ from datetime import datetime
 
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceServiceStatus
+from slm_operator.core.canary_scene import CanaryScene, Rollout
 from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
 from slm_operator.core.engines import count, judge_engines
+from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.deployment import (
     address_url,
     build_budget,
@@ -17,6 +19,7 @@ from slm_operator.core.manifests.deployment import (
 from slm_operator.core.manifests.metadata import is_controlled_by, is_predecessors
 from slm_operator.core.placing import asked_memory, find_variants, judge_unscheduled
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey, Plan, key_of
+from slm_operator.core.plan_canary import plan_canary
 from slm_operator.core.scaling import build_scaled, judge_waking, judge_zero, look_again
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -47,18 +50,23 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         scheduling=service.spec,
         suspended=suspended,
     )
-    wanted = Wanted()
+    wanted = Wanted(rollout=Rollout(status=service.status.canary))
     try:
         find_wanted(snapshot, sequence, wanted)
         _require_own_names(snapshot)
         _require_store(snapshot)
         wanted.children = _build_children(snapshot, wanted)
-        verdict = _judge(snapshot, wanted)
+        if not suspended:
+            wanted.rollout = _plan_canary(snapshot, wanted.children[0], now)
+            wanted.children[:1] = wanted.rollout.deployments
+        verdict = wanted.rollout.tell(_judge(snapshot, wanted))
     except Blocked as blocked:
         verdict = blocked.verdict
         if snapshot.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
             # What cannot be planned can still be stopped.
             sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
+            if _is_ours(snapshot, snapshot.canary.deployment):
+                sequence.delete.append(canary_key(service))
     sequence.drop_superseded(finished=bool(wanted.children))
     about = ObjectKey("InferenceService", service.metadata.namespace, service.metadata.name)
     if wanted.children and snapshot.replicas <= 1 and _is_ours(snapshot, snapshot.budget) and not suspended:
@@ -67,12 +75,13 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         status=_build_status(snapshot, wanted, verdict, now),
         create=tuple(sequence.create),
         apply=() if suspended else tuple(wanted.children),
-        delete=tuple(sequence.delete),
+        delete=(*sequence.delete, *wanted.rollout.delete),
         events=(
+            *wanted.rollout.events,
             *(_scaling(snapshot, about) if wanted.children and not suspended else ()),
             *build_events(about, verdict, service.status.conditions, EXPECTED),
         ),
-        requeue_after_seconds=look_again(snapshot.scaling, _due(verdict, sequence)),
+        requeue_after_seconds=look_again(snapshot.scaling, _due(verdict, sequence), wanted.rollout.look_again_seconds),
     )
 
 
@@ -97,6 +106,24 @@ def _judge(snapshot: ServiceSnapshot, wanted: Wanted) -> Verdict:
         demand = build_demand(snapshot, wanted, asked_memory(spec, deployment))
         verdict = judge_unscheduled(verdict, demand, variants, spec, snapshot.nodes, accelerator)
     return judge_waking(snapshot.service, verdict)
+
+
+def _plan_canary(snapshot: ServiceSnapshot, wanted: Manifest, now: datetime) -> Rollout:
+    deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
+    url = address_url(snapshot.service, snapshot.address, snapshot.placement)
+    return plan_canary(
+        CanaryScene(
+            snapshot.service,
+            snapshot.quant_job,
+            wanted,
+            deployment,
+            snapshot.address,
+            snapshot.pods,
+            url,
+            snapshot.canary,
+            now,
+        )
+    )
 
 
 def _scaling(snapshot: ServiceSnapshot, about: ObjectKey) -> tuple[EventRecord, ...]:
@@ -129,6 +156,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
         replicas=replicas,
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
+        canary=wanted.rollout.status,
         work_digest=work if known else service.status.work_digest,
         store_uid=(snapshot.store.uid if work and snapshot.store else "") if known else service.status.store_uid,
     )

@@ -20,9 +20,9 @@ class Scaling:
     """After so long time alone may change it."""
 
 
-def look_again(scaling: Scaling | None, otherwise: float | None) -> float | None:
+def look_again(scaling: Scaling | None, *others: float | None) -> float | None:
     """Seconds until the service must be looked at again; None: only a change matters."""
-    due = min(scaling.look_again_seconds if scaling else math.inf, math.inf if otherwise is None else otherwise)
+    due = min([scaling.look_again_seconds if scaling else math.inf, *(each for each in others if each is not None)])
     return None if math.isinf(due) else due
 
 

@@ -1,10 +1,11 @@
 """What plan_inferenceservice looks at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.canary_scene import CanaryView
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest
 from slm_operator.core.scaling import Scaling
@@ -34,6 +35,8 @@ class ServiceSnapshot:
     """The PodDisruptionBudget."""
     scaling: Scaling | None = None
     """Where demand decides how many engines there are."""
+    canary: CanaryView = field(default_factory=CanaryView)
+    """Engines of a change that is being tried."""
     nodes: tuple[Manifest, ...] = ()
     """The cluster's Nodes, where an engine is to be chosen or the scheduler finds none for it, and they may be read."""
 

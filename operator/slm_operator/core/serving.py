@@ -6,6 +6,7 @@ from slm_contract import specs
 from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, SnapshotResult
 from slm_operator.api.quantjob import VariantStatus
+from slm_operator.core.canary_scene import Rollout
 from slm_operator.core.choosing import Choice, Wish, choose_engine
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
@@ -42,6 +43,7 @@ class Wanted:
     work: str = ""
     """Identity of the step that made what is served; empty where a variant is served that a QuantJob has made."""
     children: list[Manifest] = field(default_factory=list)
+    rollout: Rollout = field(default_factory=Rollout)
 
 
 @dataclass(frozen=True)

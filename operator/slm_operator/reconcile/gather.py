@@ -7,8 +7,12 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.canary_scene import CanaryView
+from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.deployment import address_name
 from slm_operator.core.manifests.metadata import (
+    CANARY,
+    ENGINE_STEPS,
     LABEL_KIND,
     LABEL_NAME,
     LABEL_STEP,
@@ -104,6 +108,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
     pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
+    canary = service.spec.rollout is not None or service.status.canary is not None
     snapshot = ServiceSnapshot(
         service=service,
         model=await gather_model_named(cluster, namespace, model_name) if model_name else None,
@@ -115,8 +120,15 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         placement=placement,
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
+        canary=await _gather_canary(cluster, service) if canary else CanaryView(),
     )
     return replace(snapshot, nodes=tuple(await cluster.list("Node"))) if needs_nodes(snapshot) else snapshot
+
+
+async def _gather_canary(cluster: Cluster, service: InferenceService) -> CanaryView:
+    labels = {**build_labels(service), LABEL_STEP: CANARY}
+    pods = await cluster.list("Pod", service.metadata.namespace, labels)
+    return CanaryView(await cluster.get(canary_key(service)), tuple(pods))
 
 
 async def gather_namespace(cluster: Cluster, namespace: str, placement: Placement, pods: ClusterPods) -> StoreSnapshot:
@@ -172,6 +184,6 @@ def _works_for(manifest: Manifest) -> tuple[str, str]:
 def _is_busy(manifest: Manifest) -> bool:
     """Whether it is a step's Job or Pod that may write to the store."""
     step = (manifest["metadata"].get("labels") or {}).get(LABEL_STEP, "")
-    if step in ("", SERVE, COLLECT_LABEL):
+    if step in ("", *ENGINE_STEPS, COLLECT_LABEL):
         return False
     return not has_ended(manifest) if manifest["kind"] == "Job" else manifest["kind"] == "Pod" and is_live(manifest)
