@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from slm_operator.gateway.balance import Ring
+from slm_operator.core.answers import Answers
 from slm_operator.gateway.directory import Directory, Endpoint, Service
 from slm_operator.gateway.limits import Limits
+from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import held_too_long, no_such_model, queue_full
+from slm_operator.gateway.tallies import StepTally
+from slm_operator.gateway.tracks import Tracks
 
 Demand = Callable[[str, int, int], None]
 """Told whenever a request must wait: the service's key, how many are in flight and how many wait."""
@@ -21,6 +24,7 @@ Gone = Callable[[Endpoint], None]
 class _Waiter:
     prefix: str
     size: int
+    again: bool
     turn: "asyncio.Future[Endpoint]"
 
 
@@ -42,7 +46,9 @@ class Admission:
         self._in_flight = 0
         self.begun = 0
         """Requests that came, ever."""
-        self._ring = Ring(())
+        self._tracks = Tracks()
+        self.tally = StepTally()
+        """What came of its requests while a canary is tried."""
         self.update(service)
 
     @property
@@ -64,9 +70,10 @@ class Admission:
             while self._waiting:
                 self._settle(self._waiting.popleft(), no_such_model(self._key))
             return
+        self.tally.update(service.canary)
         if before is None or before.endpoints != service.endpoints:
             ids = [endpoint.id for endpoint in service.endpoints]
-            self._ring = Ring(ids)
+            self._tracks.update(service.endpoints)
             loads = self._leaving | self._loads
             self._loads = {each: loads.pop(each, 0) for each in ids}
             self._leaving = {each: load for each, load in loads.items() if load}
@@ -75,7 +82,7 @@ class Admission:
 
     def try_take(self, prefix: str, *, again: bool = False) -> Endpoint | None:
         """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``."""
-        endpoint = None if self._waiting else self._pick(prefix)
+        endpoint = None if self._waiting else self._pick(prefix, again=again)
         self.begun += endpoint is not None and not again
         return endpoint
 
@@ -92,7 +99,7 @@ class Admission:
         ):
             raise queue_full(self._limits)
         self.begun += not again
-        waiter = _Waiter(prefix, size_bytes, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(prefix, size_bytes, again, asyncio.get_running_loop().create_future())
         (self._waiting.appendleft if again else self._waiting.append)(waiter)
         self._waiting_bytes += size_bytes
         self._demand(self._key, self._in_flight, len(self._waiting))
@@ -142,13 +149,14 @@ class Admission:
             timer.cancel()
         self._cooling.clear()
 
-    def _pick(self, prefix: str) -> Endpoint | None:
+    def _pick(self, prefix: str, *, again: bool) -> Endpoint | None:
         if self.service is None:
             return None
         loads = self._loads
         if self._cooling:
             loads = {name: load for name, load in loads.items() if name not in self._cooling}
-        name = self._ring.choose(prefix, loads, self.service.slots)
+        percent = self.service.canary.percent if self.service.canary else 0
+        name = self._tracks.choose(prefix, loads, self.service.slots, percent, again=again)
         if name is None:
             return None
         self._loads[name] += 1
@@ -161,7 +169,7 @@ class Admission:
             if waiter.turn.cancelled():
                 self._leave(waiter)
                 continue
-            endpoint = self._pick(waiter.prefix)
+            endpoint = self._pick(waiter.prefix, again=waiter.again)
             if endpoint is None:
                 return
             self._waiting.popleft()
@@ -212,6 +220,16 @@ class Admissions:
     def loads(self) -> dict[str, tuple[int, int, int]]:
         """In flight, waiting, and how many ever came, by service."""
         return {key: (each.in_flight, each.waiting, each.begun) for key, each in self._by_key.items()}
+
+    def observe(self, record: Record) -> None:
+        """A request has ended; a ``record.Observer``."""
+        if record.service is not None and (found := self._by_key.get(record.service.key)):
+            found.tally.observe(record)
+
+    def answers(self) -> dict[str, Answers]:
+        """What came of requests in steps of canaries, by service."""
+        found = ((key, each.tally.answers) for key, each in self._by_key.items())
+        return {key: answers for key, answers in found if answers is not None}
 
     def close(self) -> None:
         """End all timers."""

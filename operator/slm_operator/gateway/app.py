@@ -119,7 +119,7 @@ class Gateway:
         return response
 
     def _tell(self, record: Record) -> None:
-        for observe in self._observers:
+        for observe in (self.admissions.observe, *self._observers):
             try:
                 observe(record)
             except Exception:  # Of the metrics, say: the audit is told all the same.

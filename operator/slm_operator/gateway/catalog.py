@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from slm_operator.core.answers import name_step
 from slm_operator.core.manifests.deployment import ANNOTATION_BLOB
+from slm_operator.core.manifests.metadata import CANARY, LABEL_STEP
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.plan import Manifest
 from slm_operator.core.plan_quantjob import BASELINE_LABEL
 from slm_operator.core.pods import is_ready
-from slm_operator.gateway.directory import About, Endpoint, Service
+from slm_operator.gateway.directory import About, Canary, Endpoint, Service
 
 
 def read_service(
@@ -31,6 +33,7 @@ def read_service(
         endpoints=tuple(sorted(map(_read_engine, filter(_takes_requests, pods)), key=lambda each: each.id)),
         aliases=_aliases(model_name, variant),
         created=_unix_time(meta.get("creationTimestamp", "")),
+        canary=_read_canary(status.get("canary") or {}),
         about=_describe(spec, status, (model or {}).get("status") or {}),
     )
 
@@ -52,8 +55,15 @@ def _takes_requests(pod: Manifest) -> bool:
 
 def _read_engine(pod: Manifest) -> Endpoint:
     """On this machine each pod has a port of its own, on a cluster an address of its own."""
-    status, digest = pod["status"], (pod["metadata"].get("annotations") or {}).get(ANNOTATION_BLOB, "")
-    return Endpoint(pod["metadata"]["name"], status["podIP"], status.get("port") or ENGINE_PORT, digest)
+    meta, status = pod["metadata"], pod["status"]
+    digest = (meta.get("annotations") or {}).get(ANNOTATION_BLOB, "")
+    canary = (meta.get("labels") or {}).get(LABEL_STEP) == CANARY
+    return Endpoint(meta["name"], status["podIP"], status.get("port") or ENGINE_PORT, digest, canary)
+
+
+def _read_canary(status: Mapping[str, Any]) -> Canary | None:
+    percent = status.get("percent", 0)
+    return Canary(name_step(status.get("template", ""), percent, status.get("since", "")), percent) if percent else None
 
 
 def _describe(spec: Mapping[str, Any], status: Mapping[str, Any], model: Mapping[str, Any]) -> About:

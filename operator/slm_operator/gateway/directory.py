@@ -15,6 +15,8 @@ class Endpoint:
     port: int
     digest: str = ""
     """Digest of the weights that it serves: during a rollout engines differ."""
+    canary: bool = False
+    """Whether it is being tried."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class About:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """What is being tried of a service."""
+
+    step: str
+    """Name of the step, by which its requests are counted."""
+    percent: int
+    """Share of the requests that go to it."""
+
+
+@dataclass(frozen=True)
 class Service:
     """An InferenceService as requests see it."""
 
@@ -53,6 +65,8 @@ class Service:
     """Further names within the namespace: of the model, and ``model:variant``."""
     created: int = 0
     """Unix time, seconds."""
+    canary: Canary | None = None
+    """None while none is to get requests."""
     about: About = About()
 
     @property

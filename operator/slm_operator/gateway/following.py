@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+from itertools import chain
 
-from slm_operator.core.manifests.deployment import ENGINE_LABEL
-from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME
+from slm_operator.core.manifests.metadata import ENGINE_STEPS, LABEL_KIND, LABEL_NAME, LABEL_STEP
 from slm_operator.core.plan import key_of
 from slm_operator.errors import ClusterUnavailable
 from slm_operator.gateway.catalog import read_service
@@ -70,7 +70,7 @@ class Follower:
         if pod is None:
             return self._owners.pop(key, None)
         labels = pod["metadata"].get("labels") or {}
-        if not ENGINE_LABEL.items() <= labels.items():
+        if labels.get(LABEL_STEP) not in ENGINE_STEPS:
             return None
         owner = self._owners[key] = ObjectKey(SERVICE, key.namespace, labels.get(LABEL_NAME, ""))
         return owner
@@ -80,8 +80,9 @@ class Follower:
         if manifest is None:
             self._directory.remove(f"{key.namespace}/{key.name}")
             return
-        labels = {LABEL_KIND: SERVICE, LABEL_NAME: key.name, **ENGINE_LABEL}
-        pods = await self._cluster.list("Pod", key.namespace, labels)
+        labels = {LABEL_KIND: SERVICE, LABEL_NAME: key.name}
+        lists = [await self._cluster.list("Pod", key.namespace, {**labels, LABEL_STEP: step}) for step in ENGINE_STEPS]
+        pods = list(chain.from_iterable(lists))
         job = await self._named("QuantJob", key.namespace, manifest["spec"].get("quantJobRef"))
         named = manifest["spec"].get("modelRef") or ((job or {}).get("spec") or {}).get("modelRef")
         model = await self._named("SLMModel", key.namespace, named)

@@ -71,6 +71,8 @@ class Proxy:
                 return await self._try(exchange, admission, endpoint)
             except NotTaken as problem:
                 received += problem.received
+                if problem.received:
+                    exchange.record.failed.add(endpoint.canary)
                 if received > self._limits.resends:
                     raise engine_failed() from problem
                 admission.cool(endpoint)
@@ -78,6 +80,7 @@ class Proxy:
                     raise held_too_long(exchange.service.key, self._limits) from problem
             except Interrupted as problem:
                 received += 1
+                exchange.record.failed.add(endpoint.canary)
                 if received > self._limits.resends or not _resume(exchange):
                     raise engine_failed() from problem
                 admission.cool(endpoint)
@@ -97,6 +100,7 @@ class Proxy:
         record.admitted = now
         record.attempts += 1
         record.endpoint = endpoint.id
+        record.canary = endpoint.canary
         record.digest = endpoint.digest or exchange.service.digest
         return endpoint
 

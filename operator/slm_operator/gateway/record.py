@@ -1,7 +1,7 @@
 """What happened to one request: metrics and audit are made from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slm_operator.gateway.directory import Service
 
@@ -20,6 +20,10 @@ class Record:
     endpoint: str = ""
     digest: str = ""
     """Of the weights that answered."""
+    canary: bool = False
+    """Whether that engine is being tried."""
+    failed: set[bool] = field(default_factory=set)
+    """Of the engines that failed it before, whether each was being tried."""
     body_bytes: int = 0
     """Of the request, as far as it has come."""
     stream: bool = False

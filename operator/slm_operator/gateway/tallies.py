@@ -1,0 +1,53 @@
+"""What came of a service's requests in the step of its canary."""
+
+from slm_operator.core.answers import Answers, Tally, Times
+from slm_operator.gateway.directory import Canary
+from slm_operator.gateway.record import Record
+
+ENGINES_FAULTS = frozenset({"engine_failed", "engine_timeout", "truncated"})
+"""Verdicts that are the engine's fault. What was refused, or left by its client, says nothing of it."""
+
+
+class StepTally:
+    """The count of the present step; a request counts for the step in which it was taken in, and no other."""
+
+    def __init__(self) -> None:
+        self.answers: Answers | None = None
+        """None while nothing is tried."""
+
+    def update(self, canary: Canary | None) -> None:
+        """What is tried now."""
+        if canary is None:
+            self.answers = None
+        elif self.answers is None or self.answers.step != canary.step:
+            self.answers = Answers(canary.step)
+
+    def observe(self, record: Record) -> None:
+        """A request of the service has ended."""
+        canary = record.service.canary if record.service else None
+        if self.answers is None or canary is None or canary.step != self.answers.step:
+            return
+        failed = set(record.failed)
+        if record.verdict in ENGINES_FAULTS:
+            failed.add(record.canary)
+        stable, tried = (_tally(record, failed, canary=each) for each in (False, True))
+        self.answers += Answers(canary.step, stable, tried)
+
+
+def _tally(record: Record, failed: set[bool], *, canary: bool) -> Tally:
+    """One request as one track saw it."""
+    if canary in failed:
+        return Tally(requests=1, errors=1)
+    if record.verdict != "ok" or not record.first_byte or record.canary != canary:
+        return Tally()
+    # What was begun by an engine that failed took as long as both.
+    return Tally(requests=1) if failed else Tally(1, 0, *_times(record))
+
+
+def _times(record: Record) -> tuple[Times, Times]:
+    """To the first token, and for each."""
+    first, tokens = record.first_byte - record.admitted, record.completion_tokens
+    if record.stream:
+        each = (record.ended - record.first_byte) / (tokens - 1) if tokens > 1 else None
+        return Times.of(first), Times() if each is None else Times.of(each)
+    return (Times(), Times.of(first / tokens)) if tokens else (Times.of(first), Times())
