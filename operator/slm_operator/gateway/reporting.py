@@ -3,7 +3,10 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import astuple
+from typing import Any
 
+from slm_operator.core.answers import Answers, Tally, Times
 from slm_operator.gateway.admission import Admissions
 from slm_operator.ports import ObjectKey
 from slm_operator.reconcile.autoscaler import KIND, Load
@@ -12,9 +15,11 @@ PERIOD_SECONDS = 1.0
 """Of reports while nothing waits. A gateway that is silent for ten seconds is taken for broken."""
 GAP_SECONDS = 0.02
 """Between two reports: a burst is one."""
-Report = dict[str, tuple[int, int, int]]
+Told = tuple[Any, ...]
+"""An ``Answers`` as a report holds it: its fields and theirs, in order."""
+Report = dict[str, tuple[int, int, int] | tuple[int, int, int, Told]]
 """Service to requests in flight, requests that wait, and requests that came since the last report, where any differs
-from that. An empty one is a sign of life."""
+from that; with a canary also to what came of the requests of its step so far. An empty one is a sign of life."""
 LONGEST_LINE = 2**22
 """Bytes of a report: ten thousand services."""
 
@@ -28,12 +33,26 @@ def parse_report(line: bytes) -> dict[ObjectKey, Load]:
     """What a line tells; raises ValueError for one that is none."""
     loads = {}
     try:
-        for name, (in_flight, waiting, begun) in json.loads(line).items():
+        for name, (in_flight, waiting, begun, *rest) in json.loads(line).items():
             namespace, _, service = name.partition("/")
-            loads[ObjectKey(KIND, namespace, service)] = Load(int(in_flight), int(waiting), int(begun))
+            answers = _parse_answers(*rest) if rest else None
+            loads[ObjectKey(KIND, namespace, service)] = Load(int(in_flight), int(waiting), int(begun), answers)
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no report: {error}") from error
     return loads
+
+
+def _parse_answers(told: list[Any]) -> Answers:
+    step, *tracks = told
+    stable, canary = (
+        Tally(
+            int(requests),
+            int(errors),
+            *(Times(int(count), float(total), float(squares)) for count, total, squares in times),
+        )
+        for requests, errors, *times in tracks
+    )
+    return Answers(str(step), stable, canary)
 
 
 class Reporter:
@@ -60,6 +79,7 @@ class Reporter:
         self, admissions: Admissions, send: Callable[[Report], Awaitable[None]], wake: asyncio.Event
     ) -> None:
         told: dict[str, tuple[int, int]] = {}
+        counted: dict[str, Answers] = {}
         begun: dict[str, int] = {key: total for key, (_, _, total) in admissions.loads().items()}
         while True:
             wake.clear()
@@ -70,6 +90,7 @@ class Reporter:
                 del told[key]
             for key in begun.keys() - loads.keys():
                 del begun[key]
+            answers = admissions.answers()
             for key, (in_flight, waiting, total) in loads.items():
                 before = begun.get(key, 0)
                 new = total - before if total >= before else total  # A service of that name was made anew.
@@ -77,6 +98,10 @@ class Reporter:
                 if new or told.get(key, (0, 0)) != (in_flight, waiting):
                     report[key] = (in_flight, waiting, new)
                     told[key] = (in_flight, waiting)
+                if (tried := answers.get(key)) is not None and counted.get(key) != tried:
+                    report[key] = (in_flight, waiting, new, astuple(tried))
+                    told[key] = (in_flight, waiting)
+            counted = answers
             await send(report)
             await asyncio.sleep(GAP_SECONDS)
             try:

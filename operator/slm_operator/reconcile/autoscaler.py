@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from slm_operator.api.inferenceservice import InferenceService
+from slm_operator.core.answers import Answers
 from slm_operator.core.autoscale import decide
 from slm_operator.core.autoscale_policy import Decision, Engines, Memory, Policy
 from slm_operator.core.demand import Demand, Sample
 from slm_operator.core.scaling import Scaling
 from slm_operator.ports import ObjectKey
+from slm_operator.reconcile.canary_answers import CanaryAnswers
 
 KIND = "InferenceService"
 LEARNING_SECONDS = 15.0
@@ -29,6 +31,8 @@ class Load:
     queued: int = 0
     begun: int = 0
     """Requests that came since the gateway's last report."""
+    answers: Answers | None = None
+    """Of a canary's step, where they have changed."""
 
 
 @dataclass
@@ -56,8 +60,10 @@ class Autoscaler:
         # By gateway: what it does not mention is as it was.
         self._newest: dict[str, Hearing] = {}
         self._leads_since: float | None = None
+        self.canaries = CanaryAnswers()
+        """What gateways tell of canaries."""
         self.wake: Callable[[ObjectKey], None] = _wake_nothing
-        """Called with each service whose engines have become too few or too many."""
+        """Called with each service whose engines have become too few or too many, or whose canary failed a request."""
 
     def hear(self, gateway: str) -> "Hearing":
         """A gateway has connected, perhaps again."""
@@ -77,6 +83,8 @@ class Autoscaler:
         if whole:
             loads = {**{key: Load() for key, known in self._services.items() if known.holds(gateway)}, **loads}
         for key, load in loads.items():
+            if load.answers is not None and self.canaries.hear(gateway, key, load.answers):
+                self.wake(key)
             known = self._services.setdefault(key, _Known())
             known.demand = known.demand.add(Sample(gateway, now, load.in_flight, load.queued, load.begun))
             if known.policy is None:
@@ -89,10 +97,12 @@ class Autoscaler:
         """A gateway has ended, and with it the requests that it held."""
         self._heard_at.pop(gateway, None)
         self._newest.pop(gateway, None)
+        self.canaries.lose(gateway)
 
     def forget(self, key: ObjectKey) -> None:
         """The service is gone."""
         self._services.pop(key, None)
+        self.canaries.forget(key)
 
     def stand_by(self) -> None:
         """Another process leads from now on: all but demand is its business, and old when this one leads again."""

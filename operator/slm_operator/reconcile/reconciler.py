@@ -8,6 +8,7 @@ from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
+from slm_operator.core.answers import name_step
 from slm_operator.core.conditions import Verdict, build_events, read_conditions, restate
 from slm_operator.core.diff import check_owner, is_applied
 from slm_operator.core.engines import count
@@ -116,7 +117,7 @@ class Reconciler:
             return plan_quantjob(await gather.gather_quantjob(self._cluster, resource, self._placement), now)
         if isinstance(resource, InferenceService):
             snapshot = await gather.gather_inferenceservice(self._cluster, resource, self._placement)
-            return plan_inferenceservice(self._scale(snapshot), now)
+            return plan_inferenceservice(self._count(self._scale(snapshot)), now)
         return plan_slmmodel(await gather.gather_slmmodel(self._cluster, resource, self._placement), now)
 
     def _scale(self, snapshot: ServiceSnapshot) -> ServiceSnapshot:
@@ -126,6 +127,16 @@ class Reconciler:
             return snapshot
         wanted = deployment["spec"]["replicas"] if deployment else None
         return replace(snapshot, scaling=self._autoscaler.decide(service, wanted, count(deployment, "readyReplicas")))
+
+    def _count(self, snapshot: ServiceSnapshot) -> ServiceSnapshot:
+        """With what gateways counted in the step of a canary."""
+        meta, canary = snapshot.service.metadata, snapshot.service.status.canary
+        key = ObjectKey(snapshot.service.kind, meta.namespace, meta.name)
+        if canary is None:
+            self._autoscaler.canaries.forget(key)
+            return snapshot
+        answers = self._autoscaler.canaries.of(key, name_step(canary.template, canary.percent, canary.since))
+        return replace(snapshot, canary=replace(snapshot.canary, answers=answers))
 
     async def _execute(self, key: ObjectKey, plan: Plan, manifest: Manifest | None) -> float | None:
         if plan.hold and manifest:

@@ -5,6 +5,7 @@ from collections import deque
 
 import pytest
 
+from slm_operator.core.answers import Answers
 from slm_operator.gateway import reporting
 from slm_operator.gateway.admission import Admissions
 from slm_operator.gateway.reporting import Report, Reporter, dump_report, parse_report
@@ -22,6 +23,9 @@ class Loads(Admissions):
 
     def loads(self) -> dict[str, tuple[int, int, int]]:
         return self._looks.popleft()
+
+    def answers(self) -> dict[str, Answers]:
+        return {}
 
 
 async def reports(*looks: dict[str, tuple[int, int, int]]) -> list[Report]:
