@@ -6,6 +6,7 @@ import pytest
 
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.registry import parse_resource
+from slm_operator.core.answers import Answers, Tally
 from slm_operator.ports import ObjectKey
 from slm_operator.reconcile.autoscaler import Autoscaler, Load
 from tests.support.planning import manifest
@@ -77,6 +78,25 @@ def test_a_report_that_changes_nothing_wakes_nobody() -> None:
     scene.autoscaler.report("g", {KEY: Load(in_flight=1, begun=1)})
     scene.autoscaler.report("g", {KEY: Load()})
     assert scene.woken == []
+
+
+def test_a_canary_that_fails_a_request_is_looked_at_at_once_and_its_step_adds_up_over_gateways() -> None:
+    scene = Scene()
+    scene.look()
+    good, bad = Answers("step", Tally(3), Tally(2)), Answers("step", Tally(3), Tally(2, 1))
+    for gateway, answers in (("g", good), ("h", good), ("h", Answers("before", Tally(), Tally(9, 9)))):
+        scene.autoscaler.report(gateway, {KEY: Load(answers=answers)})
+    scene.woken.clear()
+    scene.autoscaler.report("h", {KEY: Load(answers=bad)})
+    scene.autoscaler.report("h", {KEY: Load(answers=bad)})
+    assert scene.woken == [KEY], "nobody is woken by what is known"
+    canaries = scene.autoscaler.canaries
+    assert canaries.of(KEY, "step") == Answers("step", Tally(6), Tally(4, 1))
+    assert canaries.of(KEY, "next") == Answers("next")
+    scene.autoscaler.lose("h")
+    assert canaries.of(KEY, "step") == good
+    scene.autoscaler.forget(KEY)
+    assert canaries.of(KEY, "step") == Answers("step")
 
 
 def test_a_service_that_is_not_known_yet_is_not_decided_about_but_remembered() -> None:

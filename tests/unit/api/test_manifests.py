@@ -53,6 +53,9 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("InferenceService", {**REF, "replicas": 0}),
     ("InferenceService", {**REF, "autoscaling": {}}),
     ("InferenceService", {**REF, "autoscaling": {"minReplicas": 2, "maxReplicas": 2, "targetInFlight": 3}}),
+    ("InferenceService", {**REF, "rollout": {}}),
+    ("InferenceService", {**REF, "rollout": {"canary": {}}}),
+    ("InferenceService", {**REF, "rollout": {"canary": {"steps": [1, 99], "stepSeconds": 0, "maxTopOneLoss": 0}}}),
     ("InferenceService", {**REF, "contextSize": 1048576, "parallel": 256, "port": 65535}),
     ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
     ("InferenceService", {**REF, "extraArgs": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]}),
@@ -177,6 +180,19 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "InferenceService",
         {**REF, "autoscaling": {"maxReplicas": 0}},
         "spec.autoscaling.maxReplicas must be 1 or more, not 0",
+    ),
+    *(
+        (
+            "InferenceService",
+            {**REF, "rollout": {"canary": {"steps": steps}}},
+            "spec.rollout.canary.steps must ascend",
+        )
+        for steps in ([50, 5], [5, 5])
+    ),
+    (
+        "InferenceService",
+        {**REF, "rollout": {"canary": {"steps": [100]}}},
+        "spec.rollout.canary.steps.0 must be 99 or less, not 100",
     ),
     ("InferenceService", {**REF, "contextSize": 63}, "spec.contextSize must be 64 or more, not 63"),
     ("InferenceService", {**REF, "parallel": 0}, "spec.parallel must be 1 or more, not 0"),

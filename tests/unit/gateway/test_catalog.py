@@ -11,7 +11,7 @@ import pytest
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.core.plan import ObjectKey
 from slm_operator.gateway.catalog import read_service
-from slm_operator.gateway.directory import About, Endpoint, MemoryDirectory, Service
+from slm_operator.gateway.directory import About, Canary, Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.following import Follower
 
 LABELS = {"slm.dev/kind": "InferenceService", "slm.dev/name": "chat", "slm.dev/step": "serve"}
@@ -24,8 +24,8 @@ def service(name: str = "chat", *, status: dict[str, Any] | None = None, **spec:
     return {"kind": "InferenceService", "metadata": meta, "spec": spec, "status": status or {}}
 
 
-def pod(name: str, *, ready: bool = True, leaving: bool = False, **status: Any) -> dict[str, Any]:
-    meta: dict[str, Any] = {"namespace": "default", "name": name, "labels": LABELS}
+def pod(name: str, *, ready: bool = True, leaving: bool = False, step: str = "serve", **status: Any) -> dict[str, Any]:
+    meta: dict[str, Any] = {"namespace": "default", "name": name, "labels": {**LABELS, "slm.dev/step": step}}
     meta["annotations"] = {"slm.dev/digest": "sha256:" + name[-1] * 64}
     if leaving:
         meta["deletionTimestamp"] = "2026-01-02T03:04:05Z"
@@ -72,6 +72,15 @@ def test_a_service_with_all_that_belongs_to_it() -> None:
 )
 def test_an_engine_that_takes_no_requests_is_none(each: dict[str, Any]) -> None:
     assert read_service(service(), [each], None, None).endpoints == ()
+
+
+def test_engines_that_are_tried_are_told_from_others_with_the_share_that_they_get() -> None:
+    canary = {"state": "Running", "template": "0a", "percent": 25, "since": "2026-01-02T03:04:05Z"}
+    found = read_service(service(status={"canary": canary}), [pod("chat-a"), pod("chat-b", step="canary")], None, None)
+    assert [each.canary for each in found.endpoints] == [False, True]
+    assert found.canary == Canary("0a/25/2026-01-02T03:04:05Z", 25)
+    starting = read_service(service(status={"canary": {**canary, "percent": 0}}), [], None, None)
+    assert starting.canary is None
 
 
 def test_a_service_of_which_nothing_is_known_yet() -> None:
@@ -134,6 +143,10 @@ async def test_the_directory_follows_each_object_that_matters(tmp_path: Path) ->
         await until_found(directory, endpoints=(Endpoint("chat-a", "10.0.0.7", 8080, "sha256:" + "a" * 64),))
         await cluster.delete(engine)
         await until_found(directory, endpoints=())
+        await cluster.apply(pod("chat-b", step="canary"))
+        await cluster.update_status(ObjectKey("Pod", "default", "chat-b"), pod("chat-b")["status"])
+        tried = Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64, canary=True)
+        await until_found(directory, endpoints=(tried,))
         await cluster.delete(KEY)
         await until_found(directory, gone=True)
     cluster.close()

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
+from dataclasses import astuple
 
 import pytest
 
-from slm_operator.core.answers import Answers
+from slm_operator.core.answers import Answers, Tally, Times
 from slm_operator.gateway import reporting
 from slm_operator.gateway.admission import Admissions
 from slm_operator.gateway.reporting import Report, Reporter, dump_report, parse_report
@@ -38,6 +39,23 @@ async def reports(*looks: dict[str, tuple[int, int, int]]) -> list[Report]:
     with pytest.raises(IndexError):
         await reporter.run(Loads(*looks), send)
     return told
+
+
+def test_what_a_report_tells_is_what_is_heard_and_anything_else_is_none() -> None:
+    times = Times(2, 0.5, 0.25)
+    answers = Answers("step", Tally(3), Tally(2, 1, times, times))
+    heard = parse_report(dump_report({KEY: (1, 2, 3, astuple(answers))}))
+    assert heard == {ObjectKey("InferenceService", "default", "qwen"): Load(1, 2, 3, answers)}
+    for rest in (
+        "7",
+        "[]",
+        '["step"]',
+        '["step", [1], [1]]',
+        '["step", [1, 2, [1, 2, 3], [1]], [1, 2, [], []]]',
+        '"x"',
+    ):
+        with pytest.raises(ValueError, match=r"no report|unpack|literal"):
+            parse_report(f'{{"{KEY}": [1, 2, 3, {rest}]}}'.encode())
 
 
 @pytest.fixture(autouse=True)
