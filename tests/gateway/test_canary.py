@@ -47,7 +47,7 @@ async def test_the_canary_gets_its_share_and_both_tracks_are_counted() -> None:
         await until(lambda: answers(door).stable.requests + answers(door).canary.requests == 200)
         assert answers(door).canary.requests == by.count("tried")
         assert answers(door).canary.errors == 0
-        assert answers(door).canary.per_token.count == by.count("tried")
+        assert answers(door).canary.unstreamed.count == by.count("tried")
 
 
 async def test_streams_tell_the_time_to_their_first_token() -> None:

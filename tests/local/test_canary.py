@@ -29,14 +29,15 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         yield backend
 
 
-def change(backend: Backend, **spec: Any) -> None:
-    apply(backend, parallel=2, rollout={"canary": CANARY}, **spec)
+def change(backend: Backend, bounds: dict[str, Any] | None = None, **spec: Any) -> None:
+    apply(backend, parallel=2, rollout={"canary": {**CANARY, **(bounds or {})}}, **spec)
 
 
 class Load:
     """Short answers without a pause, streamed and whole ones, by several threads at a time."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, words: int = 1) -> None:
+        self._words = words
         self.answers: Counter[str] = Counter()
         """How many came, and every problem."""
         self._client = openai_client(backend)
@@ -63,7 +64,8 @@ class Load:
                 self.answers[repr(error)] += 1
 
     def _answer(self, text: str, *, stream: bool) -> str:
-        question: list[Any] = [*QUESTION, {"role": "user", "content": text}]
+        # The beginning differs, so that no engine has it cached.
+        question: list[Any] = [{"role": "user", "content": f"{text} " * self._words}, *QUESTION]
         created = self._client.chat.completions.create(
             model="tiny-service", messages=question, max_tokens=4, stream=stream
         )
@@ -108,6 +110,18 @@ def test_a_good_change_is_taken_under_load_and_no_request_fails(backend: Backend
     assert "ms to the first token" in steps
 
 
+def test_a_change_that_makes_answers_slow_is_given_up(backend: Backend) -> None:
+    before = commands(backend)
+    with Load(backend, words=100) as load:
+        # Prompts are read word by word then.
+        change(backend, {"maxLatencyIncrease": 0.5}, extraArgs=["--batch-size", "32", "--ubatch-size", "1"])
+        until(lambda: ready(backend) == "CanaryRolledBack", f"it is not given up: {status(backend)}", 180)
+    assert set(load.answers) == {"ok"}, load.answers
+    assert (commands(backend), status(backend)["canary"]["state"]) == (before, "RolledBack")
+    (told,) = events(backend, "CanaryRolledBack")
+    assert " longer, and maxLatencyIncrease is 0.5: the canary failed 0 of " in told
+
+
 def test_a_change_that_crashes_at_its_start_is_given_up_and_no_request_fails(backend: Backend) -> None:
     before = commands(backend)
     with Load(backend) as load:
@@ -115,6 +129,6 @@ def test_a_change_that_crashes_at_its_start_is_given_up_and_no_request_fails(bac
         until(lambda: ready(backend) == "CanaryRolledBack", f"it is not given up: {status(backend)}", 180)
     assert set(load.answers) == {"ok"}, load.answers
     assert (commands(backend), status(backend)["canary"]["state"]) == (before, "RolledBack")
-    (told,) = events(backend, "CanaryRolledBack")
+    told = events(backend, "CanaryRolledBack")[-1]
     assert "baseline was rolled back. The engine ended 3 times, last with exit code 1: " in told
     assert "Change the spec to try something else." in told

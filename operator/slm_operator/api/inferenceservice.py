@@ -69,7 +69,7 @@ class Canary(Message):
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """Share of its requests that the canary may fail more than the other engines do. Default: 0.01."""
     max_latency_increase: float = Field(default=0.25, ge=0, le=100)
-    """Relative increase of the time to the first token, and of the time per token. Default: 0.25."""
+    """Relative increase of the time to the first token, and of the time per token, streamed or not. Default: 0.25."""
     max_top_one_loss: float | None = Field(default=None, ge=0, le=1)
     """Most that the share of tokens may fall on which the variant and its original agree, as the QuantJob measured it;
     a variant beyond it gets no request. Default: no bound."""

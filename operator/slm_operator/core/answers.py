@@ -56,9 +56,12 @@ class Tally:
     errors: int = 0
     """That an engine failed; another one may have answered them."""
     first_token: Times = field(default_factory=Times)
-    """From an engine's having a slot to the first byte of a stream, or to an answer that has no tokens."""
+    """Of streams, from an engine's having a slot to the first byte."""
     per_token: Times = field(default_factory=Times)
-    """Of a stream after its first token; of other answers all of their time by their tokens."""
+    """Of streams, after the first token."""
+    unstreamed: Times = field(default_factory=Times)
+    """Of other answers, from an engine's having a slot to the end, by the tokens if there are any. The prompt has its
+    part in it, so that this is no sample of the same as ``per_token``."""
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -66,6 +69,7 @@ class Tally:
             self.errors + other.errors,
             self.first_token + other.first_token,
             self.per_token + other.per_token,
+            self.unstreamed + other.unstreamed,
         )
 
     @property

@@ -74,6 +74,7 @@ def _times(answers: Answers) -> tuple[tuple[str, Times, Times], ...]:
     return (
         ("the first token takes", stable.first_token, canary.first_token),
         ("each token takes", stable.per_token, canary.per_token),
+        ("an answer that is not streamed takes", stable.unstreamed, canary.unstreamed),
     )
 
 
@@ -99,4 +100,6 @@ def _describe(tally: Tally) -> str:
         parts.append(f"{tally.first_token.mean_seconds * 1000:.0f} ms to the first token")
     if tally.per_token.count:
         parts.append(f"{tally.per_token.mean_seconds * 1000:.1f} ms for each")
+    if tally.unstreamed.count:
+        parts.append(f"{tally.unstreamed.mean_seconds * 1000:.1f} ms for each where nothing is streamed")
     return ", ".join(parts)

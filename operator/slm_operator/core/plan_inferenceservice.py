@@ -135,10 +135,11 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
     """The status: what the engines that answer serve, which in a rollout is not yet what is wanted."""
     service, generation = snapshot.service, snapshot.service.metadata.generation
     served = served_weights(snapshot.pods) or wanted.weights
+    new = served == wanted.weights
     deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
     address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
-    work = wanted.work if served.blob and served == wanted.weights else ""
+    work = wanted.work if served.blob and new else ""
     choice, before = wanted.choice, service.status
     known = wanted.weights.blob  # Else what was made before may be what is asked for again in a moment.
     status = InferenceServiceStatus(
@@ -151,8 +152,8 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
         choice_digest=wanted.choice_digest if choice else before.choice_digest,
         variant=served.variant,
         digest=served.blob,
-        size_bytes=wanted.size_bytes if served == wanted.weights else service.status.size_bytes,
-        memory_bytes=wanted.memory_bytes or (service.status.memory_bytes if served.blob else 0),
+        size_bytes=wanted.size_bytes if new else service.status.size_bytes,
+        memory_bytes=(wanted.memory_bytes if new else 0) or (service.status.memory_bytes if served.blob else 0),
         replicas=replicas,
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),

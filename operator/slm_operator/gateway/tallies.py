@@ -44,10 +44,10 @@ def _tally(record: Record, failed: set[bool], *, canary: bool) -> Tally:
     return Tally(requests=1) if failed else Tally(1, 0, *_times(record))
 
 
-def _times(record: Record) -> tuple[Times, Times]:
-    """To the first token, and for each."""
+def _times(record: Record) -> tuple[Times, Times, Times]:
+    """To the first token of a stream, for each further one, and for each of another answer."""
     first, tokens = record.first_byte - record.admitted, record.completion_tokens
-    if record.stream:
-        each = (record.ended - record.first_byte) / (tokens - 1) if tokens > 1 else None
-        return Times.of(first), Times() if each is None else Times.of(each)
-    return (Times(), Times.of(first / tokens)) if tokens else (Times.of(first), Times())
+    if not record.stream:
+        return Times(), Times(), Times.of(first / max(1, tokens))
+    each = Times.of((record.ended - record.first_byte) / (tokens - 1)) if tokens > 1 else Times()
+    return Times.of(first), each, Times()

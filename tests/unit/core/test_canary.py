@@ -30,6 +30,7 @@ def tally(requests: int, errors: int = 0, *, first: float = 0.2, each: float = 0
 
 
 STABLE = tally(400)
+WHOLE = Tally(400, 0, unstreamed=times(0.04, 400))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,22 @@ STABLE = tally(400)
             "each token takes 150% longer, and maxLatencyIncrease is 0.25",
         ),
         (5, 0, STABLE, tally(20, first=0.5), "roll back", "the first token takes 150% longer"),
+        (
+            5,
+            0,
+            WHOLE,
+            Tally(20, 0, unstreamed=times(0.1, 20)),
+            "roll back",
+            "an answer that is not streamed takes 150% longer",
+        ),
+        (
+            5,
+            60,
+            WHOLE,
+            tally(20),
+            "advance",
+            "the other engines failed 0 of 400 requests, 40.0 ms for each where nothing",
+        ),
         (5, 60, STABLE, tally(20, each=0.026), "wait", "each token takes 30% longer, and maxLatencyIncrease is 0.25, "),
         (5, 60, tally(40000), tally(4000, each=0.026), "roll back", "each token takes 30% longer"),
         (5, 60, Tally(400), Tally(20), "advance", "the canary failed 0 of 20 requests; the other engines failed 0 of"),
