@@ -39,12 +39,9 @@ class Times:
         return math.exp(self.log_mean)
 
     @property
-    def log_error(self) -> float:
-        """Standard error of ``log_mean``, squared; infinite while a single duration says nothing of the spread."""
-        if self.count < 2:  # noqa: PLR2004 (a spread needs two)
-            return math.inf
-        spread = max(0.0, self.log_squares - self.count * self.log_mean**2) / (self.count - 1)
-        return spread / self.count
+    def log_deviations(self) -> float:
+        """Sum of the squares by which logarithms are off their mean."""
+        return max(0.0, self.log_squares - self.count * self.log_mean**2)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Whether a canary goes on, waits, is taken or is given up: a pure function of what gateways counted.
 
 As in Argo Rollouts and Flagger, the traffic is stepped and each step is judged by the requests that it got itself. What
-differs comes from answers whose times spread widely: a higher latency counts once it cannot well be chance (Welch's
-standard error of two means, of logarithms here), and a step that is neither good nor surely bad waits for more answers.
+differs comes from answers whose times spread widely: a higher latency counts once it cannot well be chance (Student's
+standard error of the difference of two means, of logarithms here, whose spread is that of the requests and so common to
+both), and a step that is neither good nor surely bad waits for more answers.
 """
 
 import math
@@ -79,14 +80,23 @@ def _times(answers: Answers) -> tuple[tuple[str, Times, Times], ...]:
 
 
 def _compare(bounds: Canary, name: str, stable: Times, canary: Times) -> _Slower | None:
-    if not stable.count or not canary.count:
-        return None
+    if min(stable.count, canary.count) < bounds.min_requests / 2:
+        return None  # Of a step's requests some are streamed and some are not: one of the two is at least a half.
     increase = canary.log_mean - stable.log_mean
     excess = increase - math.log1p(bounds.max_latency_increase)
     if excess <= ROUNDING:
         return None
     text = f"{name} {math.expm1(increase):.0%} longer, and maxLatencyIncrease is {bounds.max_latency_increase:g}"
-    return _Slower(text, certain=excess > CERTAIN * math.sqrt(stable.log_error + canary.log_error))
+    return _Slower(text, certain=excess > CERTAIN * _find_error(stable, canary))
+
+
+def _find_error(one: Times, other: Times) -> float:
+    """Standard error of the difference of both means of logarithms; infinite where nothing shows how they spread."""
+    freedom = one.count + other.count - 2
+    if freedom < 1:
+        return math.inf
+    spread = (one.log_deviations + other.log_deviations) / freedom
+    return math.sqrt(spread * (1 / one.count + 1 / other.count))
 
 
 def describe(answers: Answers) -> str:

@@ -1,6 +1,7 @@
 """Whether a step of a canary goes on, waits, is taken or is given up, from what was counted."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,9 +96,22 @@ def test_the_next_step_follows_the_percentage_and_not_a_number_so_that_steps_may
 def test_times_add_up_and_tell_their_geometric_mean() -> None:
     together = Times.of(0.1) + Times.of(10.0)
     assert together.mean_seconds == pytest.approx(1.0)
-    assert together.log_error == pytest.approx((2 * math.log(10) ** 2) / 2)
+    assert together.log_deviations == pytest.approx(2 * math.log(10) ** 2)
     assert Times.of(0.0).mean_seconds > 0, "what takes no time has a logarithm all the same"
-    assert Times.of(1.0).log_error == math.inf
+
+
+def test_a_latency_of_few_answers_neither_ends_a_step_nor_holds_it_up() -> None:
+    few = Tally(20, 0, times(0.2, 20), times(0.02, 20), unstreamed=times(9.0, 9, spread=1.0))
+    stable = replace(STABLE, unstreamed=times(0.04, 100))
+    assert judge(BOUNDS, 5, 60, Answers("step", stable, few)).action == "advance"
+    enough = replace(few, unstreamed=times(9.0, 10, spread=1.0))
+    assert judge(BOUNDS, 5, 60, Answers("step", stable, enough)).action == "roll back"
+
+
+def test_a_single_answer_of_each_is_no_measure_of_chance() -> None:
+    one = Answers("step", tally(1), tally(1, each=9.0))
+    judgement = judge(Canary(min_requests=1, step_seconds=0), 5, 60, one)
+    assert (judgement.action, "may be chance" in judgement.why) == ("wait", True)
 
 
 tallies = st.builds(
@@ -119,7 +133,7 @@ def test_nothing_goes_on_that_is_beyond_a_bound_or_not_known(
     assert min(stable.requests, canary.requests) >= BOUNDS.min_requests
     assert canary.error_rate <= stable.error_rate + BOUNDS.max_error_rate + 1e-6
     for before, after in ((stable.first_token, canary.first_token), (stable.per_token, canary.per_token)):
-        if before.count and after.count:
+        if min(before.count, after.count) >= BOUNDS.min_requests / 2:
             assert after.mean_seconds <= before.mean_seconds * (1 + BOUNDS.max_latency_increase) * (1 + 1e-6)
     assert judgement.percent > percent or judgement.action == "promote"
 

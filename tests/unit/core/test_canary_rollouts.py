@@ -307,6 +307,14 @@ def test_at_zero_engines_a_new_change_is_taken_and_one_that_is_tried_waits() -> 
     assert (CANARY in made.objects, made.canary["percent"]) == (True, 0)
 
 
+def test_what_cannot_be_planned_can_still_be_stopped() -> None:
+    made = trying()
+    del made.objects[ObjectKey("QuantJob", "default", "q")]
+    made.change(replicas=0, **OTHER)
+    assert made.told()[0] == "QuantJobNotFound"
+    assert (STABLE in made.objects, CANARY in made.objects) == (False, False)
+
+
 def test_what_was_given_up_is_not_taken_at_zero_engines_either() -> None:
     made = trying()
     made.wait(5, Tally(3, 1))
