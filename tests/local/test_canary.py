@@ -103,10 +103,10 @@ def test_a_good_change_is_taken_under_load_and_no_request_fails(backend: Backend
     assert set(load.answers) == {"ok"}, load.answers
     assert "--temp" in commands(backend)[0]
     assert "canary" not in status(backend)
-    assert taken[0].startswith("baseline takes over. At 50 %, the canary failed 0 of ")
+    assert taken[0].startswith("The new spec takes over. At 50 %, the canary failed 0 of ")
     steps = " ".join(events(backend, "CanaryRunning"))
-    assert "Step 1 of 2: 20 % of the requests go to baseline. Its engines answer." in steps
-    assert "Step 2 of 2: 50 % of the requests go to baseline. At 20 %, the canary failed 0 of " in steps
+    assert "Step 1 of 2: 20 % of the requests go to the new spec. Its engines answer." in steps
+    assert "Step 2 of 2: 50 % of the requests go to the new spec. At 20 %, the canary failed 0 of " in steps
     assert "ms to the first token" in steps
 
 
@@ -130,5 +130,5 @@ def test_a_change_that_crashes_at_its_start_is_given_up_and_no_request_fails(bac
     assert set(load.answers) == {"ok"}, load.answers
     assert (commands(backend), status(backend)["canary"]["state"]) == (before, "RolledBack")
     told = events(backend, "CanaryRolledBack")[-1]
-    assert "baseline was rolled back. The engine ended 3 times, last with exit code 1: " in told
+    assert "The new spec was rolled back. The engine ended 3 times, last with exit code 1: " in told
     assert "Change the spec to try something else." in told

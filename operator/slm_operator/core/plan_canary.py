@@ -49,6 +49,11 @@ def _remove(scene: CanaryScene) -> tuple[ObjectKey, ...]:
     return () if scene.canary is None else (canary_key(scene.service),)
 
 
+def _begin(text: str) -> str:
+    """The text as a sentence begins."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 class _Plan:
     """One template that is tried; ``status`` is what is known of it."""
 
@@ -120,7 +125,7 @@ class _Plan:
             return self._keep(self._update(**figures, message=why), self._running(status.percent, why))
         if judgement.action == "advance":
             return self._step(judgement.percent, f"At {status.percent} %, {judgement.why}")
-        message = f"{self._name()} takes over. At {status.percent} %, {judgement.why}"
+        message = f"{_begin(self._name())} takes over. At {status.percent} %, {judgement.why}"
         event = EventRecord(self._about, "Normal", Reason.CANARY_PROMOTED, message)
         promoted = self._update(**figures, state="Promoting", message=message)
         return Rollout([self._scene.wanted, self._build(status.percent)], (), promoted, None, (event,))
@@ -144,15 +149,18 @@ class _Plan:
 
     def _rolled_back(self, message: str) -> Verdict:
         rest = f"The engines from before answer at {self._scene.url}/v1. Change the spec to try something else."
-        return Verdict("stalled", Reason.CANARY_ROLLED_BACK, f"{self._name()} was rolled back. {message} {rest}")
+        return Verdict(
+            "stalled", Reason.CANARY_ROLLED_BACK, f"{_begin(self._name())} was rolled back. {message} {rest}"
+        )
 
     def _running(self, percent: int, why: str) -> Verdict:
         number = sum(each <= percent for each in self._bounds.steps)
         step = f"Step {number} of {len(self._bounds.steps)}: {percent} % of the requests go to {self._name()}"
-        return Verdict("progressing", Reason.CANARY_RUNNING, f"{step}. {why[:1].upper()}{why[1:]}")
+        return Verdict("progressing", Reason.CANARY_RUNNING, f"{step}. {_begin(why)}")
 
     def _name(self) -> str:
-        return self._status.variant or "the new spec"
+        """What sentences call it."""
+        return self._weights.variant if self._weights != self._served else "the new spec"
 
     def _build(self, percent: int) -> Manifest:
         """Its Deployment, with the engines that so many percent of the requests need."""

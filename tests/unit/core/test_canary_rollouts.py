@@ -222,7 +222,7 @@ def test_a_change_that_crashes_at_its_start_is_given_up() -> None:
     made.settle(succeed)
     assert (made.canary["state"], CANARY in made.objects) == ("RolledBack", False)
     assert made.told()[1] == (
-        "Q4_0 was rolled back. The engine ended 3 times, last with exit code 1: unknown argument. "
+        "The new spec was rolled back. The engine ended 3 times, last with exit code 1: unknown argument. "
         f"The engines from before answer at {URL}/v1. Change the spec to try something else."
     )
 
