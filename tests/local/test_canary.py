@@ -110,6 +110,19 @@ def test_a_good_change_is_taken_under_load_and_no_request_fails(backend: Backend
     assert "ms to the first token" in steps
 
 
+def test_a_trial_goes_on_where_it_was_when_the_daemon_was_killed(backend: Backend) -> None:
+    with Load(backend) as load:
+        change(backend, {"stepSeconds": 3}, extraArgs=["--temp", "0.4"])
+        until(lambda: status(backend).get("canary", {}).get("percent"), "it gets no requests", 60)
+        begun = status(backend)["canary"]
+        backend.kill_daemon()
+        backend.slm("up")
+        assert status(backend)["canary"]["template"] == begun["template"]
+        until(lambda: len(events(backend, "CanaryPromoted")) == 2, f"it is not taken: {status(backend)}", 180)
+        until(lambda: ready(backend) == "Ready", f"it is not rolled out: {status(backend)}", 60)
+    assert set(load.answers) == {"ok"}, load.answers
+
+
 def test_a_change_that_makes_answers_slow_is_given_up(backend: Backend) -> None:
     before = commands(backend)
     with Load(backend, words=100) as load:
