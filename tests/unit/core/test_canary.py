@@ -1,6 +1,7 @@
 """Whether a step of a canary goes on, waits, is taken or is given up, from what was counted."""
 
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,36 @@ def test_with_enough_answers_every_canary_is_taken_or_given_up(slower: float, er
             return
         assert judgement.action == "advance" or abs(slower - 1.25) < 0.02, judgement
         percent = judgement.percent
+
+
+def lognormal(rng: random.Random, median: float, spread: float) -> Times:
+    return Times.of(median * math.exp(rng.gauss(0, spread)))
+
+
+def run_trial(rng: random.Random, slower: float) -> str:
+    """How a trial ends whose times spread as those of all prompts do, looked at after each fifty requests."""
+    percent, action = BOUNDS.steps[0], "advance"
+    while action == "advance":
+        answers, looks, action = Answers("step"), 0, "wait"
+        while action == "wait":
+            for _ in range(50):
+                tried = rng.random() * 100 < percent
+                factor = slower if tried else 1.0
+                one = Tally(1, 0, lognormal(rng, 0.2 * factor, 1.2), lognormal(rng, 0.02 * factor, 0.2))
+                answers += Answers("step", Tally(), one) if tried else Answers("step", one)
+            looks += 1
+            judgement = judge(BOUNDS, percent, 5 * looks, answers)
+            action, coming = judgement.action, judgement.percent
+        percent = coming
+    return action
+
+
+@pytest.mark.parametrize(
+    ("slower", "ending"), [(1.0, "promote"), (1.1, "promote"), (1.5, "roll back"), (2.0, "roll back")]
+)
+def test_chance_neither_gives_up_a_good_engine_nor_takes_a_slow_one(slower: float, ending: str) -> None:
+    seeded = (random.Random(seed) for seed in range(12))  # noqa: S311 (nothing secret)
+    assert {run_trial(each, slower) for each in seeded} == {ending}
 
 
 def quant_job(**agreements: float | None) -> QuantJob:
