@@ -7,8 +7,9 @@ a mean would tell of the longest alone; the geometric mean is near the median, a
 import math
 from dataclasses import dataclass, field
 
-SHORTEST_SECONDS = 1e-6
-"""What is measured as shorter, as no time at all for instance, has no logarithm that means anything."""
+SHORTEST_SECONDS = 1e-3
+"""What is measured as shorter counts as so long: tokens that arrive in one piece seem to have taken no time at all, and
+the logarithm of that would outweigh all others."""
 
 
 @dataclass(frozen=True)
