@@ -25,6 +25,8 @@ Engines = Mapping[tuple[str, str], Program]
 SOME_GPU = Accelerator("NVIDIA", "", 1)
 """Stands for any GPU where only the model and what is installed are looked at."""
 
+TO_COME = "Where an autoscaler brings nodes with GPUs, name their resource in spec.accelerator, such as nvidia.com/gpu."
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -191,6 +193,11 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choi
     items = [item for kind in inventory.kinds for item in kind.accelerators]
     if "/" in asked and not any(item.resource == asked for item in items):
         vendor = find_vendor(asked)
+        if not vendor:
+            message = (
+                f"{asked} is no resource of NVIDIA, AMD or Intel, for whose GPUs engines are built: name one of theirs."
+            )
+            raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
         item = Accelerator(vendor, "", 1, resource=asked)
         chosen = _choose(wish, item, [runtime for runtime, other in engines if other == vendor])
         message = f"{count or 1} x {asked}: no node is known that offers it, so nobody knows whether the model fits."
@@ -204,4 +211,5 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choi
     # What a QuantJob makes is for llama.cpp.
     variants = () if wish.runtime == VLLM else wish.variants
     fit = check_fit(demand, inventory, variants, wish.tolerations, accelerator="gpu")
-    raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message))
+    hint = "" if items or "/" in asked else f" {TO_COME}"
+    raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message + hint))

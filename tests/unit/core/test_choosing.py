@@ -157,6 +157,13 @@ async def test_the_sentence_says_how_much_of_a_gpu_is_taken() -> None:
         ([T4], {"accelerator": "gpu"}, "DoesNotFit", "It would fit with "),
         ([T4], {"accelerator": "nvidia.com/gpu"}, "DoesNotFit", "It would fit with "),
         ([CPUS], {"accelerator": "gpu"}, "DoesNotFit", "None offers a GPU: add one"),
+        (
+            [CPUS],
+            {"accelerator": "gpu"},
+            "DoesNotFit",
+            "Where an autoscaler brings nodes with GPUs, name their resource",
+        ),
+        ([CPUS], {"accelerator": "habana.ai/gaudi"}, "RuntimeNotAvailable", "is no resource of NVIDIA, AMD or Intel"),
         ([CPUS], {"runtime": "vllm"}, "DoesNotFit", "None offers a GPU: add one"),
         (
             [H100],
