@@ -257,9 +257,9 @@ class InferenceServiceStatus(Message):
     variant: str = ""
     """Type that is served."""
     digest: str = ""
-    """Digest of the GGUF file that is served."""
+    """Digest of the GGUF file that is served, or of the manifest of a model whose files are served as they came."""
     size_bytes: int = 0
-    """Size of that file, bytes."""
+    """Size of the weights among them, bytes."""
     memory_bytes: int = 0
     """Memory one engine is expected to need: weights, KV cache and compute buffers, bytes."""
     replicas: int = 0

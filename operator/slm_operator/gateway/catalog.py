@@ -69,8 +69,12 @@ def _read_canary(status: Mapping[str, Any]) -> Canary | None:
 def _describe(spec: Mapping[str, Any], status: Mapping[str, Any], model: Mapping[str, Any]) -> About:
     longest = model.get("contextLength", 0)
     wanted = spec.get("contextSize", 0)
+    as_they_came = status.get("digest", "") == model.get("digest", "") != ""
     return About(
         variant=status.get("variant", ""),
+        format="safetensors" if as_they_came else "gguf",
+        task=spec.get("task", "generate"),
+        on_gpu=bool((status.get("accelerator") or {}).get("count")),
         family=model.get("architecture", ""),
         parameters=model.get("parameters", 0),
         license=model.get("license", ""),

@@ -32,9 +32,14 @@ class About:
     context_size: int = 0
     """Tokens of one request."""
     size_bytes: int = 0
-    """Of the weights' file."""
+    """Of the weights."""
     memory_bytes: int = 0
     """Of one engine, as it is forecast."""
+    format: str = "gguf"
+    """gguf, or safetensors where the files are served as they came."""
+    task: str = "generate"
+    """generate, embed or rerank."""
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)

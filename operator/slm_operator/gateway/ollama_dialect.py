@@ -99,6 +99,10 @@ def now() -> Moment:
     return Moment(datetime.now(UTC), time.monotonic_ns())
 
 
+CAPABILITIES = {"generate": ("completion", "tools"), "embed": ("embedding",)}
+"""Ollama's names of what a service's task is for."""
+
+
 def describe_served(service: Service, name: str) -> Served:
     """A service under a name by which it can be called."""
     about = service.about
@@ -107,12 +111,14 @@ def describe_served(service: Service, name: str) -> Served:
         datetime.fromtimestamp(service.created, UTC),
         service.digest.removeprefix("sha256:"),
         about.size_bytes,
+        about.format,
         family=about.family,
         parameters=about.parameters,
         quantization=about.variant,
         license=about.license,
         context_size=about.context_size,
-        capabilities=("completion", "tools"),
+        capabilities=CAPABILITIES.get(about.task, ()),
         running=bool(service.endpoints),
         memory_bytes=about.memory_bytes,
+        on_gpu=about.on_gpu,
     )

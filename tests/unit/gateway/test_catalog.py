@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from slm_operator.core.plan import ObjectKey
 from slm_operator.gateway.catalog import read_service
 from slm_operator.gateway.directory import About, Canary, Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.following import Follower
+from slm_operator.gateway.ollama_catalog import build_processes
+from slm_operator.gateway.ollama_dialect import describe_served
 
 LABELS = {"slm.dev/kind": "InferenceService", "slm.dev/name": "chat", "slm.dev/step": "serve"}
 KEY = ObjectKey("InferenceService", "default", "chat")
@@ -34,12 +37,22 @@ def pod(name: str, *, ready: bool = True, leaving: bool = False, step: str = "se
 
 
 JOB = {"kind": "QuantJob", "metadata": {"namespace": "default", "name": "q"}, "spec": {"modelRef": {"name": "qwen3"}}}
-MODEL = {
+MODEL: dict[str, Any] = {
     "kind": "SLMModel",
     "metadata": {"namespace": "default", "name": "qwen3"},
     "spec": {"source": {"path": "/models/qwen3"}},
     "status": {"architecture": "qwen3", "parameters": 600, "license": "apache-2.0", "contextLength": 2048},
 }
+
+
+def test_what_vllm_serves_on_a_gpu_is_told_as_such() -> None:
+    model = {**MODEL, "status": {**MODEL["status"], "digest": "sha256:m"}}
+    status = {"digest": "sha256:m", "accelerator": {"resource": "nvidia.com/gpu", "count": 1}}
+    about = read_service(service(status=status, task="embed"), [], JOB, model).about
+    assert (about.format, about.task, about.on_gpu) == ("safetensors", "embed", True)
+    told = build_processes([replace(describe_served(Service("n", "s", about=about), "s"), running=True)])["models"][0]
+    assert (told["details"]["format"], told["size_vram"]) == ("safetensors", told["size"])
+    assert describe_served(Service("n", "s", about=about), "s").capabilities == ("embedding",)
 
 
 def test_a_service_with_all_that_belongs_to_it() -> None:
@@ -133,7 +146,7 @@ async def test_the_directory_follows_each_object_that_matters(tmp_path: Path) ->
         await cluster.apply(JOB)
         await until_found(directory, aliases=("qwen3",))
         await cluster.apply(MODEL)
-        await cluster.update_status(ObjectKey("SLMModel", "default", "qwen3"), MODEL["status"])  # type: ignore[arg-type]
+        await cluster.update_status(ObjectKey("SLMModel", "default", "qwen3"), MODEL["status"])
         await until_found(directory, about=About("", "qwen3", 600, "apache-2.0", 2048))
         await cluster.update_status(KEY, {"variant": "Q4_0"})
         await until_found(directory, aliases=("qwen3", "qwen3:Q4_0"))
