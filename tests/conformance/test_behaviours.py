@@ -274,7 +274,7 @@ def test_a_gate_that_nothing_passes_stalls_with_the_figures(place: Place, world:
 MISTAKES: dict[str, tuple[Manifest, str]] = {
     "an unknown field": (quant_job("Q8_0", variant="Q8_0"), "spec.variant"),
     "a number below its bound": (service(replicas=-1), "spec.replicas"),
-    "a word that is none of the choices": (service(runtime="llama"), "spec.runtime"),
+    "a word that is none of the choices": (service(task="sing"), "spec.task"),
     "two references": (service(modelRef={"name": "m"}), "modelRef"),
 }
 

@@ -44,7 +44,8 @@ def find_vllm() -> Path:
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """A model and a service that vLLM answers for."""
     program, folder = find_vllm(), tmp_path_factory.mktemp("vllm")
-    write_model(folder / "model", family="qwen3", vocab=512)
+    # Large enough that a long answer takes ten seconds, in which its engine can be killed.
+    write_model(folder / "model", family="qwen3", hidden=1024, layers=6, intermediate=4096)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_VLLM", str(program))
         with local_backend(folder, gateway=True) as backend:
@@ -106,7 +107,6 @@ def test_neither_gateway_nor_engine_has_the_routes_that_change_an_engine(backend
 def test_an_answer_outlives_its_engine(backend: Backend) -> None:
     (engine,) = engines(backend)
     launcher = psutil.Process(engine["status"]["processId"])
-    # Known before, since the answer takes two seconds.
     processes = [each for each in launcher.children(recursive=True) if "vllm" in " ".join(each.cmdline()).lower()]
     assert processes
     answer = LongAnswer(backend)

@@ -207,7 +207,7 @@ class AcceleratorStatus(Message):
     count: int = 0
     """GPUs of each engine; 0 on CPUs."""
     memory_bytes: int = 0
-    """Memory that each of them must have, bytes; 0 where that is not known."""
+    """Memory that each of them must have, bytes; 0 where nobody knows what they have."""
     memory_label: str = ""
     """Label of nodes by which those whose GPUs have it are told, where one is published."""
     message: str = ""

@@ -55,6 +55,16 @@ def find_memory_label(accelerator: Accelerator) -> str:
     return CLOUD_MEMORY if accelerator.source == "karpenter.k8s.aws labels" and accelerator.memory_bytes else ""
 
 
+def build_tolerations(resource: str) -> tuple[dict[str, str], ...]:
+    """What a pod tolerates that asks for such devices.
+
+    Nodes with GPUs are commonly tainted with the resource's name, those with partitions also with that of the whole
+    device, and not every cluster tolerates it by itself (admission plugin ExtendedResourceToleration).
+    """
+    names = ["nvidia.com/gpu", resource] if MIG_RESOURCE.fullmatch(resource) else [resource]
+    return tuple({"key": name, "operator": "Exists"} for name in names)
+
+
 def find_vendor(resource: str) -> str:
     """The vendor of a resource's domain; empty for one that is not known."""
     domain = resource.partition("/")[0]

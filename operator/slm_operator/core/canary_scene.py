@@ -50,6 +50,13 @@ class CanaryScene:
         return found if found is not None and is_controlled_by(found, self.service) else None
 
 
+def pause(status: CanaryStatus | None) -> CanaryStatus | None:
+    """Of a service that cannot be planned: nobody judges what is tried, so that it gets no requests."""
+    if status is None or status.state != "Running":
+        return status
+    return status.model_copy(update={"percent": 0})
+
+
 @dataclass(frozen=True)
 class Rollout:
     """What becomes of the engines."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceServiceSpec
-from slm_operator.core.accelerator_labels import find_memory_label, find_vendor
+from slm_operator.core.accelerator_labels import build_tolerations, find_memory_label, find_vendor
 from slm_operator.core.accelerators import build_inventory
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.fit import Variant, check_fit
 from slm_operator.core.fit_demand import Demand, device_bytes, splits
-from slm_operator.core.fit_places import Place, is_repelling, snugness
+from slm_operator.core.fit_places import Place, snugness, tolerates
 from slm_operator.core.inventory import Accelerator, Inventory, NodeKind
 from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Placement, Program
 from slm_operator.core.plan import Manifest
@@ -72,22 +72,24 @@ def choose_engine(wish: Wish, nodes: Sequence[Manifest], placement: Placement) -
     template = placement.templates.get(wish.runtime)
     if template is None:
         ours = {key: program for key, program in placement.engines.items() if key[0] not in placement.templates}
-        return _choose_engine(wish, nodes, ours)
+        return _choose_engine(wish, nodes, ours, local=placement.pods is None)
     # Its name stands for that of the engine it is like.
     name, like = wish.runtime, template.like
     programs = {(like, vendor): program for (own, vendor), program in placement.engines.items() if own == name}
     try:
-        choice = _choose_engine(replace(wish, spec=wish.spec.model_copy(update={"runtime": like})), nodes, programs)
+        alike = replace(wish, spec=wish.spec.model_copy(update={"runtime": like}))
+        choice = _choose_engine(alike, nodes, programs, local=placement.pods is None)
     except Blocked as blocked:
         verdict = blocked.verdict
         raise Blocked(replace(verdict, message=verdict.message.replace(like, name, 1))) from None
     return replace(choice, runtime=name, message=f"{name}: spec.runtime asks for it.")
 
 
-def _choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines) -> Choice:
-    installed, vendors = {runtime for runtime, _ in engines}, {vendor for _, vendor in engines} - {CPU}
-    _choose(wish, SOME_GPU, installed)
-    if wish.spec.accelerator == NONE or not vendors:
+def _choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines, *, local: bool) -> Choice:
+    _choose(wish, SOME_GPU, {runtime for runtime, _ in engines})
+    if local:
+        return _on_this_machine(wish, engines)
+    if wish.spec.accelerator == NONE:
         return _on_cpus(wish, engines)
     inventory = build_inventory(select_nodes(nodes, wish.spec))
     best = {}
@@ -124,11 +126,10 @@ def _find_places(wish: Wish, runtime: str, inventory: Inventory, engines: Engine
     if wish.runtime not in (AUTO, runtime) or (runtime == VLLM and "safetensors" not in wish.formats):
         return
     for kind in inventory.kinds:
-        if is_repelling(kind, wish.tolerations):
-            continue
         for item in kind.accelerators:
             usable = item.resource and item.devices and (runtime, item.vendor) in engines
-            if usable and wish.spec.accelerator in (AUTO, ANY_GPU, item.resource):
+            asked = usable and wish.spec.accelerator in (AUTO, ANY_GPU, item.resource)
+            if asked and tolerates(kind.taints, [*wish.tolerations, *build_tolerations(item.resource)]):
                 yield from _place_on(kind, item, wish.on(runtime), wish.spec.tensor_parallel_size)
 
 
@@ -166,21 +167,24 @@ def _describe(place: Place) -> AcceleratorStatus:
         resource=item.resource,
         vendor=item.vendor,
         count=place.devices,
-        memory_bytes=place.needed_bytes,
+        memory_bytes=place.needed_bytes if place.offered_bytes else 0,
         memory_label=find_memory_label(item) if place.offered_bytes else "",
         message=f"{place.devices} x {item}, as on {place.kind.nodes[0]}: {enough}.",
     )
 
 
+def _on_this_machine(wish: Wish, engines: Engines) -> Choice:
+    """On a laptop, where an engine finds GPUs itself."""
+    count = wish.spec.tensor_parallel_size if wish.runtime == VLLM else 0
+    return replace(
+        _on_cpus(wish, engines), accelerator=AcceleratorStatus(count=count, message="What the engine finds.")
+    )
+
+
 def _on_cpus(wish: Wish, engines: Engines) -> Choice:
-    """On CPUs, where vLLM serves only when it is asked for; on a laptop on whatever the engine finds there."""
+    """On CPUs, where vLLM serves only when it is asked for."""
+    found = AcceleratorStatus(message="CPUs.")
     configured = {runtime for runtime, vendor in engines if vendor == CPU}
-    if set(engines) == {(runtime, CPU) for runtime in configured}:
-        found = AcceleratorStatus(
-            count=wish.spec.tensor_parallel_size, message="What the engine finds on this machine."
-        )
-    else:
-        found = AcceleratorStatus(message="CPUs.")
     if wish.runtime == VLLM and VLLM in configured:
         return Choice(VLLM, f"{VLLM}: spec.runtime asks for it.", found)
     chosen = _choose(wish, None, configured if wish.runtime == AUTO else {runtime for runtime, _ in engines})
@@ -203,6 +207,11 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choi
         message = f"{count or 1} x {asked}: no node is known that offers it, so nobody knows whether the model fits."
         found = AcceleratorStatus(resource=asked, vendor=vendor, count=count or 1, message=message)
         return Choice(chosen.runtime, chosen.reason, found)
+    served = {vendor for runtime, vendor in engines if wish.runtime in (AUTO, runtime)}
+    offered = {item.vendor for item in items if item.resource and asked in (AUTO, ANY_GPU, item.resource)}
+    if offered and not offered & served:
+        message = f"No engine that may serve this has an image for GPUs of {', '.join(sorted(offered))}: give it one."
+        raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
     demand = wish.on(VLLM if "safetensors" in wish.formats and wish.runtime != LLAMA_CPP else LLAMA_CPP)
     if count and demand.engine == VLLM:
         possible = [choose_tensor_parallel(demand, item, count) for item in items]

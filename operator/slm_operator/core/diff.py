@@ -15,7 +15,7 @@ from slm_operator.core.quantity import parse_quantity
 COMPARED_METADATA = ("labels", "annotations", "ownerReferences")
 QUANTITIES = ("limits", "requests", "sizeLimit")
 """Fields that hold quantities, or mappings of them."""
-EXACT = ("nodeSelector", "matchLabels", "selector", "limits", "requests")
+EXACT = ("affinity", "nodeSelector", "matchLabels", "selector", "limits", "requests")
 """Mappings that are ours as a whole: an entry that is no longer wanted is a difference too. Named lists are not:
 webhooks add variables and volumes to them, and taking those away would never end."""
 SHOWN_LENGTH = 40

@@ -43,7 +43,7 @@ class Place:
 def find_places(kind: NodeKind, demand: Demand, accelerator: str, tolerations: Tolerations) -> list[Place]:
     """Where on such a node an engine could run: on its CPUs (llama.cpp alone does), and on each sort of its GPUs."""
     places = []
-    if accelerator != "gpu" and demand.engine != "vllm" and _tolerates(kind.taints, tolerations):
+    if accelerator != "gpu" and demand.engine != "vllm" and tolerates(kind.taints, tolerations):
         places.append(Place(kind, None, 0, node_bytes(demand), kind.memory_bytes))
     if accelerator != "none":
         places += [_on_devices(kind, demand, item) for item in kind.accelerators if item.devices]
@@ -67,10 +67,11 @@ def snugness(place: Place) -> tuple[int, int, int]:
 def is_repelling(kind: NodeKind, tolerations: Tolerations) -> bool:
     """Whether neither the node's CPUs nor its GPUs can be had."""
     own = {item.resource for item in kind.accelerators}
-    return not _tolerates(tuple(taint for taint in kind.taints if taint.key not in own), tolerations)
+    return not tolerates(tuple(taint for taint in kind.taints if taint.key not in own), tolerations)
 
 
-def _tolerates(taints: Sequence[Taint], tolerations: Tolerations) -> bool:
+def tolerates(taints: Sequence[Taint], tolerations: Tolerations) -> bool:
+    """Whether a pod with these tolerations may run on a node with these taints."""
     return all(any(_matches(item, taint) for item in tolerations) for taint in taints)
 
 

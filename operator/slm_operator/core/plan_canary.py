@@ -18,7 +18,10 @@ from slm_operator.core.diff import first_difference
 from slm_operator.core.engines import describe_change, is_overdue, judge_engines
 from slm_operator.core.manifests.canary import build_canary, canary_key, keep_template, name_template, read_weights
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
+from slm_operator.core.pods import is_ready
 
+NEWS = 1.2
+"""Growth of the number of answers that is worth a status of its own."""
 TICK_SECONDS = 5.0
 """How soon to look again at the answers of a step; that a request failed is told at once."""
 
@@ -33,7 +36,9 @@ def plan_canary(scene: CanaryScene) -> Rollout:
     template = name_template(scene.service, scene.wanted)
     if before is None or before.template != template:
         plan = _Plan(scene, bounds, there, CanaryStatus(state="Running", template=template))
-        return plan.begin() if changed and plan.may_begin() else _replace(scene)
+        if changed and plan.may_begin():
+            return plan.begin()
+        return plan.hold(before) if changed and before is not None else _replace(scene)
     plan = _Plan(scene, bounds, there, before)
     if before.state == "Promoting" or not changed:
         return plan.finish()
@@ -68,7 +73,15 @@ class _Plan:
 
     def may_begin(self) -> bool:
         """Whether there are engines to compare with; without any, the change breaks nobody's answers."""
-        return self._replicas > 0 and self._judge_engines(self._kept).reason in ANSWERING
+        reason = self._judge_engines(self._kept).reason
+        waiting = reason == Reason.POD_WAITING and any(map(is_ready, self._scene.pods))
+        return self._replicas > 0 and (waiting or reason in ANSWERING)
+
+    def hold(self, before: CanaryStatus) -> Rollout:
+        """Another change at zero, after one that was being tried or given up: it waits for what to compare with."""
+        if self._replicas or before.state == "Promoting":
+            return _replace(self._scene)
+        return Rollout([self._kept], _remove(self._scene), before.model_copy(update={"percent": 0}))
 
     def begin(self) -> Rollout:
         """Start its engines, unless it is known already to be worse."""
@@ -97,10 +110,14 @@ class _Plan:
     def finish(self) -> Rollout:
         """It was taken: replace all engines, and let its own answer until then."""
         scene = self._scene
-        if self._replicas == 0 or self._judge_engines(scene.wanted).reason == Reason.READY:
+        reason = self._judge_engines(scene.wanted).reason
+        if self._replicas == 0 or reason == Reason.READY:
             return _replace(scene)
-        beside = [self._build(self._status.percent)] if scene.canary else []
-        return Rollout([scene.wanted, *beside], (), self._update(state="Promoting"))
+        promoting = self._update(state="Promoting")
+        # Its engines make room where the others' successors find none: those from before answer until then.
+        if scene.canary is None or reason == Reason.POD_WAITING or is_overdue(scene.deployment):
+            return Rollout([scene.wanted], _remove(scene), promoting)
+        return Rollout([scene.wanted, self._build(self._status.percent)], (), promoting)
 
     def _start(self, health: Verdict | None = None) -> Rollout:
         """Wait for its engines; the first step begins when they answer."""
@@ -122,6 +139,10 @@ class _Plan:
             return self._roll_back(f"At {status.percent} %, {judgement.why}", **figures)
         if judgement.action == "wait" or health.reason != Reason.READY:
             why = judgement.why if judgement.action == "wait" else describe(answers)
+            # Gateways report each second, and each write of a status is read by all of them.
+            known = figures["errors"] == status.errors and figures["requests"] < NEWS * (status.requests + 1)
+            if known and status.message and status.requests:
+                return self._keep(status, self._running(status.percent, status.message))
             return self._keep(self._update(**figures, message=why), self._running(status.percent, why))
         if judgement.action == "advance":
             return self._step(judgement.percent, f"At {status.percent} %, {judgement.why}")

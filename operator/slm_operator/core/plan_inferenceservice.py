@@ -4,10 +4,10 @@ from datetime import datetime
 
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceServiceStatus
-from slm_operator.core.canary_scene import CanaryScene, Rollout
+from slm_operator.core.canary_scene import CanaryScene, Rollout, pause
 from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
 from slm_operator.core.engines import count, judge_engines
-from slm_operator.core.manifests.canary import canary_key
+from slm_operator.core.manifests.canary import canary_key, read_weights
 from slm_operator.core.manifests.deployment import (
     address_url,
     build_budget,
@@ -62,6 +62,7 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
         verdict = wanted.rollout.tell(_judge(snapshot, wanted))
     except Blocked as blocked:
         verdict = blocked.verdict
+        wanted.rollout = Rollout(status=pause(service.status.canary))
         if snapshot.replicas == 0 and not suspended and _is_ours(snapshot, snapshot.deployment):
             # What cannot be planned can still be stopped.
             sequence.delete.append(ObjectKey("Deployment", service.metadata.namespace, service.metadata.name))
@@ -134,9 +135,11 @@ def _scaling(snapshot: ServiceSnapshot, about: ObjectKey) -> tuple[EventRecord, 
 def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, now: datetime) -> Manifest:
     """The status: what the engines that answer serve, which in a rollout is not yet what is wanted."""
     service, generation = snapshot.service, snapshot.service.metadata.generation
-    served = served_weights(snapshot.pods) or wanted.weights
-    new = served == wanted.weights
     deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
+    tried = wanted.rollout.status is not None and wanted.rollout.status.state != "Promoting"
+    kept = read_weights(deployment["spec"]["template"]) if tried and deployment else wanted.weights
+    served = served_weights(snapshot.pods) or kept
+    new = served == wanted.weights
     address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
     work = wanted.work if served.blob and new else ""
@@ -174,7 +177,9 @@ def _is_ours(snapshot: ServiceSnapshot, child: Manifest | None) -> bool:
 
 
 def _require_own_names(snapshot: ServiceSnapshot) -> None:
-    for child in (snapshot.deployment, snapshot.address):
+    rollout = snapshot.service.spec.rollout
+    canary = snapshot.canary.deployment if rollout is not None and rollout.canary is not None else None
+    for child in (snapshot.deployment, snapshot.address, canary):
         if child is None or _is_ours(snapshot, child):
             continue
         if is_predecessors(snapshot.service, child):

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from slm_contract import specs
 from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, SnapshotResult
+from slm_operator.api.inferenceservice import AcceleratorStatus
 from slm_operator.api.quantjob import VariantStatus
 from slm_operator.core.canary_scene import Rollout
-from slm_operator.core.choosing import Choice, Wish, choose_engine
+from slm_operator.core.choosing import AUTO, Choice, Wish, choose_engine
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
 from slm_operator.core.fit_demand import Demand
 from slm_operator.core.manifests.deployment import Engine, Weights
+from slm_operator.core.manifests.metadata import ANNOTATION_RETRY
+from slm_operator.core.placement import LLAMA_CPP
 from slm_operator.core.placing import find_variants
 from slm_operator.core.plan import Manifest
 from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
@@ -76,7 +79,7 @@ def needs_nodes(snapshot: ServiceSnapshot) -> bool:
         source = _find_source(snapshot)
     except Blocked:
         return False
-    return any(map(find_unschedulable, snapshot.pods)) or not _stands(snapshot, _choice_digest(snapshot, source))
+    return _find_made(snapshot, _choice_digest(snapshot, source)) is None or any(map(find_unschedulable, snapshot.pods))
 
 
 def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
@@ -170,26 +173,45 @@ def _context_size(snapshot: ServiceSnapshot) -> int:
 
 def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
     """The choice that stands, or a new one: nodes come and go, and engines are not replaced because of that."""
-    service, status = snapshot.service, snapshot.service.status
-    if _stands(snapshot, digest) and status.accelerator is not None:
-        return Choice(status.runtime, status.runtime_message, status.accelerator)
+    made = _find_made(snapshot, digest)
+    if made is not None and not _is_refused(snapshot):
+        return made
     variants = find_variants(snapshot.model, snapshot.quant_job)
-    wish = Wish(service.spec, source.formats, _demand(snapshot, source), variants)
-    return choose_engine(wish, snapshot.nodes, snapshot.placement)
+    wish = Wish(snapshot.service.spec, source.formats, _demand(snapshot, source), variants)
+    if made is None:
+        return choose_engine(wish, snapshot.nodes, snapshot.placement)
+    try:
+        found = choose_engine(wish, snapshot.nodes, snapshot.placement)
+    except Blocked:
+        return made
+    # Nodes may be on their way for what waits: only GPUs that are there and large enough are better than that.
+    return found if found.accelerator.memory_bytes else made
 
 
-def _stands(snapshot: ServiceSnapshot, digest: str) -> bool:
-    """Whether the choice was made for this very wish, and its engines are not all refused by the scheduler."""
-    status, pods = snapshot.service.status, snapshot.pods
-    refused = any(map(find_unschedulable, pods)) and not any(map(is_ready, pods))
-    return status.choice_digest == digest and status.accelerator is not None and not refused
+def _find_made(snapshot: ServiceSnapshot, digest: str) -> Choice | None:
+    """The choice that was made for this very wish, if its engine is still installed; of old, services had none."""
+    service, status = snapshot.service, snapshot.service.status
+    spec, engines = service.spec, snapshot.placement.engines
+    if status.accelerator is not None and status.choice_digest == digest:
+        choice = Choice(status.runtime, status.runtime_message, status.accelerator)
+        return choice if (choice.runtime, choice.accelerator.vendor) in engines else None
+    before = not status.choice_digest and status.runtime == LLAMA_CPP and snapshot.deployment is not None
+    if before and snapshot.placement.pods is not None and (spec.runtime, spec.accelerator) == (AUTO, AUTO):
+        message = (
+            f"{LLAMA_CPP}: it served this before engines were chosen; another value of {ANNOTATION_RETRY} asks anew."
+        )
+        return Choice(LLAMA_CPP, message, AcceleratorStatus(message="CPUs."))
+    return None
+
+
+def _is_refused(snapshot: ServiceSnapshot) -> bool:
+    """Whether no node takes its engines, and none answers."""
+    return any(map(find_unschedulable, snapshot.pods)) and not any(map(is_ready, snapshot.pods))
 
 
 def _choice_digest(snapshot: ServiceSnapshot, source: _Source) -> str:
-    spec = snapshot.service.spec
-    asked = spec.model_dump(mode="json", include=CHOSEN_BY)
-    installed = sorted(snapshot.placement.engines)
-    return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked, installed)
+    asked = snapshot.service.spec.model_dump(mode="json", include=CHOSEN_BY)
+    return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked)
 
 
 def _require_baseline(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:

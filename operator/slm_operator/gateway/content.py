@@ -21,7 +21,7 @@ RESERVED_ARGUMENTS = frozenset({"chat_template", "tokenize", "messages", "conver
 """Arguments of the function that applies a template, rather than of templates (transformers' apply_chat_template)."""
 REMOTE_TOOL = "server_url"
 """What a tool of the type ``mcp`` has, in OpenAI's responses."""
-CONVERSATIONS = ("messages", "input")
+CONVERSATIONS = ("messages", "input", "query", "documents")
 MEDIA = frozenset({"image_url", "video_url", "audio_url", "file_url", "input_audio", "source", "url"})
 """Parts of messages that OpenAI, Anthropic, vLLM and llama.cpp fetch or read."""
 NESTED = ("content", "output")

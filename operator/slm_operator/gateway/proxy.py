@@ -71,7 +71,7 @@ class Proxy:
                 return await self._try(exchange, admission, endpoint)
             except NotTaken as problem:
                 received += problem.received
-                if problem.received:
+                if problem.received or endpoint.canary:
                     exchange.record.failed.add(endpoint.canary)
                 if received > self._limits.resends:
                     raise engine_failed() from problem
@@ -155,7 +155,7 @@ class Proxy:
         exchange.stream = stream
         if exchange.transcript is None and exchange.path in resuming.PATHS:
             exchange.transcript = Transcript()
-        transcript, counts = exchange.transcript, StreamUsage()
+        transcript, counts, broken = exchange.transcript, StreamUsage(), False
         if transcript is not None:
             transcript.begin()
         try:
@@ -164,6 +164,7 @@ class Proxy:
             record.first_byte = record.first_byte or asyncio.get_running_loop().time()
             while piece:
                 if told := piece if transcript is None else transcript.take(piece):
+                    broken = broken or any(map(resuming.tells_failure, told.split(resuming.END)))
                     counts.feed(told)
                     await stream.write(told)
                 if transcript is not None and transcript.failed:
@@ -174,7 +175,7 @@ class Proxy:
             if transcript is not None and (told := transcript.close()):
                 await stream.write(told)
             response = await stream.end()
-            if exchange.dialect.broken:
+            if exchange.dialect.broken or broken:
                 record.verdict = "truncated"
             return response
         finally:

@@ -41,6 +41,11 @@ IDENTITY = ("id", "created", "model", "system_fingerprint")
 """What all events of an answer have in common."""
 
 
+def tells_failure(event: bytes) -> bool:
+    """Whether an event of a stream says that its engine cannot go on."""
+    return ABORTED in event or (event.startswith(ERROR) and ERROR_CODE.search(event) is not None)
+
+
 class Transcript:
     """What the client of one stream has, as far as another engine must know it: the text, and little more."""
 
@@ -83,7 +88,7 @@ class Transcript:
     def _before_failure(self, events: list[bytes]) -> list[bytes]:
         """The events up to the one that says that the engine has failed."""
         for at, event in enumerate(events):
-            if ABORTED in event or (event.startswith(ERROR) and ERROR_CODE.search(event)):
+            if tells_failure(event):
                 self.failed = True
                 return events[:at]
         return events
@@ -107,7 +112,7 @@ class Transcript:
                 if isinstance(document.get(name), int) and document[name] > 0:
                     document[name] = max(1, document[name] - self._tokens)
         self._before = self._tokens
-        if self._identity is None:
+        if self._identity is None and self._first:
             self._identity = {name: value for name, value in _document(self._first).items() if name in IDENTITY}
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         return replace(ask, body=body)

@@ -4,8 +4,9 @@ from slm_operator.core.answers import Answers, Tally, Times
 from slm_operator.gateway.directory import Canary
 from slm_operator.gateway.record import Record
 
-ENGINES_FAULTS = frozenset({"engine_failed", "engine_timeout", "truncated"})
-"""Verdicts that are the engine's fault. What was refused, or left by its client, says nothing of it."""
+FAULTS = frozenset({"engine_failed", "engine_timeout", "truncated", "refused_by_engine", "wrong_task"})
+"""Verdicts that count as failures. What engines refuse is mostly the client's fault, but of both tracks alike: where
+one of them refuses more, as with a shorter context, that is a difference. What its client left says nothing."""
 
 
 class StepTally:
@@ -28,7 +29,7 @@ class StepTally:
         if self.answers is None or canary is None or canary.step != self.answers.step:
             return
         failed = set(record.failed)
-        if record.verdict in ENGINES_FAULTS:
+        if record.verdict in FAULTS:
             failed.add(record.canary)
         stable, tried = (_tally(record, failed, canary=each) for each in (False, True))
         self.answers += Answers(canary.step, stable, tried)

@@ -44,12 +44,24 @@ WHOLE = Tally(400, 0, unstreamed=times(0.04, 400))
         (5, 600, STABLE, tally(19), "wait", "20 answers of each are needed"),
         (50, 600, tally(19), tally(300), "wait", "20 answers of each are needed"),
         (5, 0, STABLE, Tally(), "wait", "20 answers of each are needed"),
-        (5, 0, STABLE, tally(1, 1), "roll back", "more than 1.0% of its requests failed, and maxErrorRate is 0.01"),
-        (5, 0, Tally(), tally(1, 1), "roll back", "more than 1.0% of its requests failed"),
+        (5, 0, STABLE, tally(2, 2), "roll back", "more than 1.0% of its requests failed, and maxErrorRate is 0.01"),
+        (5, 0, STABLE, tally(1, 1), "wait", "20 answers of each are needed"),
+        (
+            5,
+            60,
+            STABLE,
+            tally(20, 1),
+            "wait",
+            "more than 1.0% of its requests failed, and maxErrorRate is 0.01, which may",
+        ),
+        (5, 0, Tally(), tally(9, 9), "wait", "20 answers of each are needed"),
+        (5, 0, Tally(), tally(12, 12), "roll back", "more than 1.0% of its requests failed"),
         (5, 60, STABLE, tally(100, 1), "advance", "failed 1 of 100 requests"),
-        (5, 60, STABLE, tally(100, 2), "roll back", "the canary failed 2 of 100 requests"),
+        (5, 60, STABLE, tally(100, 2), "wait", "the canary failed 2 of 100 requests"),
+        (5, 60, STABLE, tally(100, 7), "roll back", "the canary failed 7 of 100 requests"),
         (5, 60, tally(400, 40), tally(100, 11), "advance", "the other engines failed 40 of 400 requests"),
-        (5, 60, tally(400, 40), tally(100, 12), "roll back", "more than 11.0% of its requests failed"),
+        (5, 60, tally(400, 40), tally(100, 12), "wait", "more than 11.0% of its requests failed"),
+        (5, 60, tally(400, 40), tally(100, 23), "roll back", "more than 11.0% of its requests failed"),
         (5, 60, STABLE, tally(20, each=0.024), "advance", "24.0 ms for each"),
         (5, 60, STABLE, tally(20, each=0.01, first=0.1), "advance", "100 ms to the first token"),
         (
@@ -85,6 +97,17 @@ WHOLE = Tally(400, 0, unstreamed=times(0.04, 400))
 def test_a_step_is_judged(percent: int, elapsed: float, stable: Tally, canary: Tally, action: str, why: str) -> None:
     judgement = judge(BOUNDS, percent, elapsed, Answers("step", stable, canary))
     assert (judgement.action, why in judgement.why) == (action, True), judgement
+
+
+def test_chance_alone_ends_no_canary_that_fails_as_often_as_the_others() -> None:
+    chance, ended = random.Random(1), 0  # noqa: S311 - a test's dice
+    for _ in range(200):
+        stable, canary = Tally(), Tally()
+        for _ in range(60):  # A look after each twenty requests, of which one is the canary's.
+            stable += Tally(19, sum(chance.random() < 0.005 for _ in range(19)))
+            canary += Tally(1, int(chance.random() < 0.005))
+            ended += judge(BOUNDS, 5, 0, Answers("step", stable, canary)).action == "roll back"
+    assert ended <= 2
 
 
 def test_the_next_step_follows_the_percentage_and_not_a_number_so_that_steps_may_change_meanwhile() -> None:

@@ -184,11 +184,11 @@ def test_a_good_change_goes_from_step_to_step_and_is_taken() -> None:
 
 def test_a_change_that_fails_requests_is_given_up_and_not_tried_again() -> None:
     made = trying()
-    made.wait(5, Tally(3, 1))
+    made.wait(5, Tally(3, 3))
     assert (CANARY in made.objects, made.variant(STABLE)) == (False, "Q4_0")
-    assert (made.canary["state"], made.canary["percent"], made.canary["errors"]) == ("RolledBack", 0, 1)
+    assert (made.canary["state"], made.canary["percent"], made.canary["errors"]) == ("RolledBack", 0, 3)
     assert made.condition(KEY, "Stalled")["status"] == "True"
-    why = "the canary failed 1 of 3 requests; the other engines failed 0 of 1000 requests."
+    why = "the canary failed 3 of 3 requests; the other engines failed 0 of 1000 requests."
     message = (
         "Q8_0 was rolled back. At 10 %, more than 1.0% of its requests failed, and maxErrorRate is 0.01: "
         f"{why} The engines from before answer at {URL}/v1. Change the spec to try something else."
@@ -317,7 +317,7 @@ def test_what_cannot_be_planned_can_still_be_stopped() -> None:
 
 def test_what_was_given_up_is_not_taken_at_zero_engines_either() -> None:
     made = trying()
-    made.wait(5, Tally(3, 1))
+    made.wait(5, Tally(3, 3))
     made.change(replicas=0, **OTHER)
     assert (made.variant(STABLE), made.canary["state"]) == ("Q4_0", "RolledBack")
     made.change(**OTHER)
@@ -350,14 +350,53 @@ def test_a_suspended_service_keeps_both_as_they_are() -> None:
     assert (made.variant(STABLE), made.variant(CANARY), made.canary) == ("Q4_0", "Q8_0", before)
 
 
-def test_a_quantjob_that_works_again_changes_nothing_of_a_canary() -> None:
+def test_another_change_at_zero_waits_for_what_to_compare_with_once_one_was_given_up() -> None:
     made = trying()
-    before = made.canary
+    made.wait(5, Tally(3, 3))
+    made.change(replicas=0, extraArgs=["--temp", "0.3"], **OTHER)
+    assert (made.variant(STABLE), made.status["variant"]) == ("Q4_0", "Q4_0")
+    made.change(extraArgs=["--temp", "0.3"], **OTHER)
+    made.get_ready()
+    assert (made.variant(STABLE), made.variant(CANARY)) == ("Q4_0", "Q8_0")
+
+
+def test_a_canary_makes_room_for_those_that_follow_it_where_there_is_none() -> None:
+    made = trying()
+    for _ in range(4):
+        made.wait(3600, Tally(1000))
+    assert (made.canary["state"], made.variant(STABLE), CANARY in made.objects) == ("Promoting", "Q8_0", True)
+    template = made.objects[STABLE]["spec"]["template"]
+    told = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "Insufficient nvidia.com/gpu",
+    }
+    made.objects[ObjectKey("Pod", "default", "new")] = {
+        "kind": "Pod",
+        "metadata": {"name": "new", "namespace": "default", **template["metadata"]},
+        "spec": template["spec"],
+        "status": {"phase": "Pending", "conditions": [told]},
+    }
+    made.settle(succeed)
+    assert (made.told()[0], CANARY in made.objects) == ("PodWaiting", False)
+
+
+def test_a_quantjob_that_works_again_lets_a_canary_rest() -> None:
+    made = trying()
     made.put(manifest("QuantJob", "q", {**QUANT["spec"], "variants": ["Q8_0", "Q4_0", "Q5_1"]}))
     made.put(manifest("InferenceService", "s", {**SPEC, "quantJobRef": {"name": "q"}}))
     made.settle(lambda label: None if label == "quantize-Q5_1" else succeed(label))
     assert made.told()[0] == "QuantJobNotReady"
-    assert (made.canary, made.variant(CANARY)) == (before, "Q8_0")
+    assert (made.canary["state"], made.canary["percent"], made.variant(CANARY)) == ("Running", 0, "Q8_0")
+
+
+def test_figures_are_written_when_they_are_news() -> None:
+    made = trying()
+    writes = made.writes
+    for number in range(10):
+        made.wait(0, Tally(100 + number))
+    assert made.writes - writes == 1
 
 
 def test_no_selector_means_engines_of_both() -> None:

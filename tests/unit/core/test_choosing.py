@@ -290,7 +290,7 @@ async def test_a_choice_stands_whatever_becomes_of_the_nodes_until_the_spec_chan
     assert status(made)["accelerator"]["resource"] == "nvidia.com/gpu"
 
 
-async def test_a_choice_whose_engines_no_node_takes_is_made_anew() -> None:
+async def test_where_no_node_takes_its_engines_gpus_that_are_there_do() -> None:
     made = await operate([H100])
     del made.cluster.objects[ObjectKey("Node", "default", "node-0")]
     await made.put({**MI300X, "metadata": {**MI300X["metadata"], "name": "other"}})
@@ -299,6 +299,96 @@ async def test_a_choice_whose_engines_no_node_takes_is_made_anew() -> None:
     refuse_engine(made)
     await made.settle(succeed_as("Qwen/Qwen3-8B"))
     assert container(made)["image"] == "vllm-openai-rocm:1"
+
+
+@pytest.mark.parametrize("spec", [{}, {"accelerator": "nvidia.com/gpu"}, {"accelerator": "gpu"}], ids=str)
+@pytest.mark.parametrize("left", ["cordoned", "gone"])
+async def test_a_node_that_is_drained_or_yet_to_come_changes_no_choice(spec: Manifest, left: str) -> None:
+    made = await operate([{**H100, "spec": {}}, CPUS], "Qwen/Qwen3-32B", tensorParallelSize=2, **spec)
+    before, key = container(made), ObjectKey("Node", "default", "node-0")
+    if left == "gone":
+        del made.cluster.objects[key]
+    else:
+        made.cluster.objects[key]["spec"] = {"unschedulable": True}
+    refuse_engine(made)
+    await made.settle(succeed_as("Qwen/Qwen3-32B"))
+    assert container(made) == before
+    assert status(made)["accelerator"]["count"] == 2
+
+
+async def test_a_service_of_before_stays_where_it_is_until_it_is_asked_for_anew() -> None:
+    made = await operate([])
+    found = made.cluster.objects[ObjectKey("InferenceService", "default", "s")]
+    found["status"] = {
+        name: value for name, value in found["status"].items() if name not in ("accelerator", "choiceDigest")
+    }
+    before = container(made)
+    await made.put({**H100, "metadata": {**H100["metadata"], "name": "new"}})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made) == before
+    assert status(made)["runtimeMessage"].startswith("llama.cpp: it served this before engines were chosen")
+    found["metadata"]["annotations"] = {"slm.dev/retry": "1"}
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["command"][0] == "vllm"
+
+
+async def test_an_engine_that_is_set_up_later_changes_nothing_of_others() -> None:
+    made = await operate([H100])
+    before = container(made)
+    del made.cluster.objects[ObjectKey("Node", "default", "node-0")]
+    made.placement = replace(ON_CLUSTER, engines={**ON_CLUSTER.engines, **GPU_LLAMA})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made) == before
+
+
+async def test_an_engine_that_is_taken_away_is_replaced() -> None:
+    made = await operate([H100, CPUS])
+    made.placement = replace(ON_CLUSTER, engines={(LLAMA_CPP, CPU): Program(("llama-server",), "llama-cpp:1")})
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    assert container(made)["command"][0] == "llama-server"
+
+
+async def test_gpus_for_which_no_engine_has_an_image_are_told_of() -> None:
+    only = {(LLAMA_CPP, CPU): Program(("llama-server",), "llama-cpp:1")}
+    for spec in ({"accelerator": "gpu"}, {"accelerator": "nvidia.com/gpu"}):
+        made = Operated(placement=replace(ON_CLUSTER, engines=only))
+        await made.put(H100, model("Qwen/Qwen3-8B"), service(**spec))
+        await made.settle(succeed_as("Qwen/Qwen3-8B"))
+        reason, message = made.told("InferenceService", "s")
+        assert reason == "RuntimeNotAvailable"
+        assert message == "No engine that may serve this has an image for GPUs of NVIDIA: give it one."
+
+
+@pytest.mark.parametrize(
+    ("taint", "runtime"),
+    [
+        ({"key": "nvidia.com/gpu", "effect": "NoSchedule"}, VLLM),
+        ({"key": "nvidia.com/gpu", "effect": "NoExecute"}, VLLM),
+        ({"key": "team", "value": "a", "effect": "NoSchedule"}, LLAMA_CPP),
+    ],
+)
+async def test_a_chosen_node_is_one_that_the_pod_tolerates(taint: Manifest, runtime: str) -> None:
+    mixed = recorded("Supermicro with A100")
+    for gpus in (H100, mixed):
+        made = await operate([{**gpus, "spec": {"taints": [taint]}}, CPUS], "Qwen/Qwen3-0.6B")
+        assert status(made)["runtime"] == runtime
+        template = made.cluster.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]["spec"]
+        tolerated = {each["key"] for each in template["tolerations"]}
+        assert ("nvidia.com/gpu" in tolerated) == (runtime == VLLM)
+
+
+async def test_memory_that_is_not_published_any_more_binds_no_pod() -> None:
+    made = await operate([H100])
+    bare = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}
+    await made.put({**node({}, bare), "metadata": {"name": "node-0", "labels": {}}})
+    made.cluster.objects[ObjectKey("Node", "default", "node-0")] = {
+        **node({}, bare),
+        "metadata": {**made.cluster.objects[ObjectKey("Node", "default", "node-0")]["metadata"], "labels": {}},
+    }
+    await made.put(service(parallel=5))
+    await made.settle(succeed_as("Qwen/Qwen3-8B"))
+    template = made.cluster.objects[ObjectKey("Deployment", "default", "s")]["spec"]["template"]["spec"]
+    assert template["affinity"] == {}
 
 
 def refuse_engine(made: Operated) -> None:

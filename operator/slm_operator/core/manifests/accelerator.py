@@ -1,6 +1,7 @@
 """What a pod says so that it gets its GPUs: the resource, the nodes whose devices are large enough, their taints."""
 
 from slm_operator.api.inferenceservice import AcceleratorStatus
+from slm_operator.core.accelerator_labels import build_tolerations
 from slm_operator.core.manifests.pod import PodDemands
 from slm_operator.core.plan import Manifest
 from slm_operator.core.resources import MIB
@@ -23,9 +24,7 @@ def build_demands(accelerator: AcceleratorStatus, overhead: Overhead) -> PodDema
         least = -(-accelerator.memory_bytes // MIB)
         terms.append({"key": accelerator.memory_label, "operator": "Gt", "values": [str(least - 1)]})
     return PodDemands(
-        # Nodes with GPUs are commonly tainted with the resource's name, which not every cluster tolerates by itself
-        # (admission plugin ExtendedResourceToleration).
-        tolerations=({"key": accelerator.resource, "operator": "Exists", "effect": "NoSchedule"},),
+        tolerations=build_tolerations(accelerator.resource),
         node_expressions=tuple(terms),
         shared_memory=overhead.shared_memory,
         temporary_storage=overhead.temporary_storage,

@@ -20,8 +20,8 @@ class PodDemands:
 
     tolerations: tuple[Manifest, ...] = ()
     """Beside the user's own."""
-    node_expressions: tuple[Manifest, ...] = ()
-    """Label requirements of nodes, all of which must hold."""
+    node_expressions: tuple[Manifest, ...] | None = None
+    """Label requirements of nodes, all of which must hold; None where there never are any."""
     shared_memory: str = ""
     """Size of ``/dev/shm``, a quantity; empty for what the container runtime gives (64 MiB)."""
     temporary_storage: str = ""
@@ -102,6 +102,8 @@ def _build_scheduling(scheduling: Scheduling, demands: PodDemands) -> Manifest:
         terms = [{"matchExpressions": list(demands.node_expressions)}]
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
         written["affinity"] = {"nodeAffinity": required}
+    elif demands.node_expressions is not None:
+        written["affinity"] = {}
     return written
 
 
