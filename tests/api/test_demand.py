@@ -14,6 +14,7 @@ from aiohttp import web
 
 from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import Always, KubeClient, open_api
+from slm_operator.core.answers import Answers
 from slm_operator.gateway.admission import Admissions
 from slm_operator.gateway.reporting import Reporter
 from slm_operator.handlers import demand, telling
@@ -56,6 +57,9 @@ class Held(Admissions):
 
     def loads(self) -> dict[str, tuple[int, int, int]]:
         return self.now
+
+    def answers(self) -> dict[str, Answers]:
+        return {}
 
 
 class Site:
