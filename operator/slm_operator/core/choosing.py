@@ -24,7 +24,6 @@ Engines = Mapping[tuple[str, str], Program]
 """``Placement.engines``."""
 SOME_GPU = Accelerator("NVIDIA", "", 1)
 """Stands for any GPU where only the model and what is installed are looked at."""
-
 TO_COME = "Where an autoscaler brings nodes with GPUs, name their resource in spec.accelerator, such as nvidia.com/gpu."
 
 

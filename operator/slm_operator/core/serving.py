@@ -1,6 +1,6 @@
 """What a service serves, and with which engine: the weights by name, the choice, the order to the engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
@@ -112,9 +112,8 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
 
 def build_demand(snapshot: ServiceSnapshot, wanted: Wanted, requested_bytes: int = 0) -> Demand:
     """What one engine needs of a node."""
-    source = _Source((), wanted.weights.blob, wanted.size_bytes, wanted.weights.variant)
-    engine = wanted.choice.runtime if wanted.choice else ""
-    return _demand(snapshot, source, engine=engine, requested_bytes=requested_bytes)
+    demand = _demand(snapshot, wanted.size_bytes, wanted.weights.variant)
+    return replace(demand, engine=wanted.choice.runtime if wanted.choice else "", requested_bytes=requested_bytes)
 
 
 def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
@@ -151,17 +150,15 @@ def _find_source(snapshot: ServiceSnapshot) -> _Source:
     return _Source((model.status.format,), model.status.digest, model.status.size_bytes)
 
 
-def _demand(snapshot: ServiceSnapshot, source: _Source, *, engine: str = "", requested_bytes: int = 0) -> Demand:
+def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str) -> Demand:
     context = _context_size(snapshot)
     return Demand(
         shape=snapshot.model.status.shape if snapshot.model else None,
-        weights_bytes=source.size_bytes,
+        weights_bytes=weights_bytes,
         context_size=context,
         batch_tokens=BATCH_TOKENS if snapshot.service.spec.task == "generate" else context,
         slots=snapshot.service.spec.parallel,
-        variant=source.variant,
-        engine=engine,
-        requested_bytes=requested_bytes,
+        variant=variant,
     )
 
 
@@ -177,7 +174,7 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
     if made is not None and not _is_refused(snapshot):
         return made
     variants = find_variants(snapshot.model, snapshot.quant_job)
-    wish = Wish(snapshot.service.spec, source.formats, _demand(snapshot, source), variants)
+    wish = Wish(snapshot.service.spec, source.formats, _demand(snapshot, source.size_bytes, source.variant), variants)
     if made is None:
         return choose_engine(wish, snapshot.nodes, snapshot.placement)
     try:

@@ -164,7 +164,9 @@ class Proxy:
             record.first_byte = record.first_byte or asyncio.get_running_loop().time()
             while piece:
                 if told := piece if transcript is None else transcript.take(piece):
-                    broken = broken or any(map(resuming.tells_failure, told.split(resuming.END)))
+                    # A transcript of plain text has looked, and keeps such events to itself.
+                    if transcript is None or not transcript.plain:
+                        broken = broken or any(map(resuming.tells_failure, told.split(resuming.END)))
                     counts.feed(told)
                     await stream.write(told)
                 if transcript is not None and transcript.failed:

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from slm_operator.core.manifests.pod import TEMPORARY_FOLDER
 from slm_operator.core.plan import Manifest
 
 PORT_VARIABLE, CPUS_VARIABLE = "PORT", "CPUS"
 """Variables of the container that stand in its command line: the local backend knows a replica's port only when it
 starts it, and Kubernetes the CPUs of a pod without a limit only when it has a node."""
+CONTAINED = {"HOME": TEMPORARY_FOLDER, "USER": "nonroot"}
+"""For engines that keep caches at home, and name them by the user, who has neither in a container."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,6 @@ class Order:
     """GPUs it computes on; 0 for CPUs."""
     kv_bytes: int = 0
     """Size of the KV cache of all slots, bytes; 0 where it is not known."""
-
     task: str = "generate"
     """generate, embed or rerank."""
     sleep_after_seconds: int = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slm_operator.core.placement import EngineTemplate, Program
 from slm_operator.core.plan import Manifest
-from slm_operator.core.runtimes.order import Order, Overhead, build_probes
+from slm_operator.core.runtimes.order import CONTAINED, Order, Overhead, build_probes
 
 PLACE = re.compile(r"\$\(([A-Z_]+)\)")
 
@@ -26,7 +26,7 @@ class TemplateRuntime:
     def build_variables(self, order: Order) -> dict[str, str]:
         """The template's, filled in like the command line, with a home that can be written."""
         given = {name: _fill(value, order) for name, value in self.template.variables.items()}
-        return {"HOME": "/tmp", "USER": "nonroot", **given}  # noqa: S108 - the pod's own
+        return {**CONTAINED, **given}
 
     def build_probes(self) -> Manifest:
         """Probes of the template's path."""

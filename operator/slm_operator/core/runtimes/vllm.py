@@ -8,7 +8,7 @@ among them, and so it does not.
 from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.runtimes import order as orders
-from slm_operator.core.runtimes.order import PORT_VARIABLE, Order, Overhead
+from slm_operator.core.runtimes.order import CONTAINED, PORT_VARIABLE, Order, Overhead
 
 GIB = 2**30
 TASKS = {
@@ -36,13 +36,6 @@ OFFLINE = {
     "DO_NOT_TRACK": "1",
     "VLLM_SERVER_DEV_MODE": "0",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
-}
-
-CONTAINED = {
-    # PyTorch names its cache by the user, who has no name there.
-    "HOME": "/tmp",  # noqa: S108 - the pod's own
-    "USER": "nonroot",
-    "VLLM_CACHE_ROOT": "/tmp/vllm",  # noqa: S108
 }
 
 
