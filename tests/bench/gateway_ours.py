@@ -21,13 +21,15 @@ KEY = format_key(b"b" * 32)
 MODEL = "default/qwen"
 OTHERS = 50
 """Services and keys beside the ones that are asked for."""
+SLOTS = 10_000
+"""Nobody waits for one."""
 
 
 def services(engine_port: int) -> list[Service]:
     """The one that is asked for, on what looks like four engines, among others."""
-    endpoints = tuple(Endpoint(f"engine-{number}", HOST, engine_port) for number in range(4))
+    endpoints = tuple(Endpoint(f"engine-{number}", HOST, engine_port, slots=SLOTS) for number in range(4))
     others = [Service("default", f"other-{number}", endpoints=endpoints) for number in range(OTHERS)]
-    return [Service("default", "qwen", "qwen-q4", "sha256:" + "a" * 64, 10_000, endpoints), *others]
+    return [Service("default", "qwen", "qwen-q4", "sha256:" + "a" * 64, endpoints), *others]
 
 
 def keys() -> list[ApiKey]:

@@ -89,8 +89,8 @@ async def test_a_canary_that_crashes_fails_no_request_and_is_counted(crash_befor
 
 
 async def test_a_canary_whose_slots_are_taken_leaves_its_requests_to_the_others() -> None:
-    stable, tried = StubEngine("stable"), TriedEngine("tried", before_answer_seconds=0.3)
-    async with open_gateway(stable, tried, canary=Canary("step", 50), slots=1) as door:
+    stable, tried = StubEngine("stable", slots=1), TriedEngine("tried", before_answer_seconds=0.3, slots=1)
+    async with open_gateway(stable, tried, canary=Canary("step", 50)) as door:
         waiting = [asyncio.create_task(door.post(chat(text=str(number)))) for number in range(12)]
         by = [(await each)[2]["by"] for each in waiting]
     assert 1 <= by.count("tried") <= 2

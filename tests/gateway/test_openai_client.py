@@ -129,9 +129,9 @@ async def test_a_stream_from_zero_waits_with_comments_that_the_client_leaves_out
 
 
 async def test_a_client_that_tries_again_gets_through_a_full_queue() -> None:
-    engine = StubEngine(pause_seconds=0.2)
+    engine = StubEngine(pause_seconds=0.2, slots=1)
     limits = Limits(queue_length=1, retry_after_seconds=1)
-    async with open_gateway(engine, slots=1, limits=limits) as door, client_of(door, retries=5) as client:
+    async with open_gateway(engine, limits=limits) as door, client_of(door, retries=5) as client:
         answers = await asyncio.gather(
             *(client.chat.completions.create(model=MODEL, messages=QUESTION) for _ in range(4))
         )

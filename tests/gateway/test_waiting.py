@@ -86,8 +86,8 @@ async def test_an_engine_that_gets_ready_answers_what_it_had_refused() -> None:
 
 
 async def test_no_engine_gets_more_than_its_slots_and_the_queue_is_bounded() -> None:
-    engine = StubEngine(pause_seconds=0.3)
-    async with open_gateway(engine, slots=2, limits=Limits(queue_length=3)) as door:
+    engine = StubEngine(pause_seconds=0.3, slots=2)
+    async with open_gateway(engine, limits=Limits(queue_length=3)) as door:
         tasks = [asyncio.create_task(door.post(chat(text=str(number)))) for number in range(7)]
         answers = [await task for task in tasks]
     assert engine.most_working == 2
@@ -132,8 +132,8 @@ async def test_a_service_that_goes_away_answers_those_that_wait_for_it() -> None
 
 
 async def test_a_conversation_stays_with_its_engine_and_a_burst_spreads() -> None:
-    engines = [StubEngine(f"e{number}", pause_seconds=0.01) for number in range(3)]
-    async with open_gateway(*engines, slots=8) as door:
+    engines = [StubEngine(f"e{number}", pause_seconds=0.01, slots=8) for number in range(3)]
+    async with open_gateway(*engines) as door:
         for _ in range(5):
             await door.post(chat(text="the same question"))
         assert sorted(len(engine.seen) for engine in engines) == [0, 0, 5]

@@ -76,7 +76,7 @@ async def open_gateway(
 ) -> AsyncIterator[Door]:
     """A gateway with one service, default/qwen unless it is given a name, and these engines started behind it."""
     endpoints = tuple([await engine.start() for engine in engines])
-    given = {"name": "qwen", "slots": 4, "digest": "sha256:" + "a" * 64, "endpoints": endpoints, **service}
+    given = {"name": "qwen", "digest": "sha256:" + "a" * 64, "endpoints": endpoints, **service}
     directory = MemoryDirectory([Service("default", **given)])
     records: list[Record] = []
     wanted: list[tuple[str, int, int]] = []

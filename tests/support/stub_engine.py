@@ -53,6 +53,7 @@ class StubEngine:
     """Clients that went away before their answer was complete."""
     working: int = 0
     most_working: int = 0
+    slots: int = 4
     host: str = HOST
     port: int = 0
     _runner: web.ServerRunner | None = None
@@ -69,7 +70,7 @@ class StubEngine:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, self.host, self.port)
+        return Endpoint(self.name, self.host, self.port, slots=self.slots)
 
     @property
     def connections(self) -> int:

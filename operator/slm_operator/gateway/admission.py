@@ -156,7 +156,7 @@ class Admission:
         if self._cooling:
             loads = {name: load for name, load in loads.items() if name not in self._cooling}
         percent = self.service.canary.percent if self.service.canary else 0
-        name = self._tracks.choose(prefix, loads, self.service.slots, percent, again=again)
+        name = self._tracks.choose(prefix, loads, percent, again=again)
         if name is None:
             return None
         self._loads[name] += 1

@@ -6,7 +6,7 @@ one go where least is in flight.
 """
 
 from bisect import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from math import ceil
 
@@ -22,26 +22,28 @@ def hash_of(text: str) -> int:
 
 
 class Ring:
-    """The engines of one service on a circle of hashes."""
+    """The engines of one service on a circle of hashes, with the slots that each has."""
 
-    def __init__(self, ids: Iterable[str]) -> None:
-        points = sorted((hash_of(f"{number}/{each}"), each) for each in ids for number in range(POINTS))
+    def __init__(self, slots: Mapping[str, int]) -> None:
+        self._slots = slots
+        points = sorted((hash_of(f"{number}/{each}"), each) for each in slots for number in range(POINTS))
         self._hashes = [point for point, _ in points]
         self._ids = [each for _, each in points]
 
-    def choose(self, prefix: str, loads: Mapping[str, int], most: int) -> str | None:
-        """The engine for a prompt.
+    def choose(self, prefix: str, loads: Mapping[str, int]) -> str | None:
+        """The engine for a prompt: of those in ``loads``, which tells what each has in flight. None: all are full.
 
-        ``loads`` holds those that may be taken and what each has in flight; ``most`` is what each can work on at a
-        time. None when all are full.
+        What an engine's share is, and which one is the least loaded, is in proportion to its slots.
         """
-        free = [each for each, load in loads.items() if load < most]
+        slots = self._slots
+        free = [each for each, load in loads.items() if load < slots[each]]
         if len(free) <= 1 or not prefix:
-            return min(free, key=loads.__getitem__, default=None)
-        bound = ceil(LOAD_FACTOR * (sum(loads.values()) + 1) / len(loads))
+            return min(free, key=lambda each: loads[each] / slots[each], default=None)
+        most, all_slots = LOAD_FACTOR * (sum(loads.values()) + 1), sum(slots[each] for each in loads)
         start = bisect(self._hashes, hash_of(prefix))
         for step in range(len(self._ids)):
             each = self._ids[(start + step) % len(self._ids)]
-            if loads.get(each, most) < min(bound, most):
+            own = slots[each]
+            if loads.get(each, own) < min(ceil(most * own / all_slots), own):
                 return each
-        return min(free, key=loads.__getitem__)
+        return min(free, key=lambda each: loads[each] / slots[each])

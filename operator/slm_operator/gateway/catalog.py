@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from slm_operator.core.answers import name_step
-from slm_operator.core.manifests.deployment import ANNOTATION_BLOB
+from slm_operator.core.manifests.deployment import ANNOTATION_BLOB, ANNOTATION_SLOTS
 from slm_operator.core.manifests.metadata import CANARY, LABEL_STEP
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.plan import Manifest
@@ -29,8 +29,7 @@ def read_service(
         meta["name"],
         served_name=meta["name"],
         digest=status.get("digest", ""),
-        slots=spec.get("parallel", 1),
-        endpoints=tuple(sorted(map(_read_engine, filter(_takes_requests, pods)), key=lambda each: each.id)),
+        endpoints=tuple(_read_engine(pod, spec) for pod in sorted(filter(_takes_requests, pods), key=_name)),
         aliases=_aliases(model_name, variant),
         created=_unix_time(meta.get("creationTimestamp", "")),
         canary=_read_canary(status.get("canary") or {}),
@@ -53,12 +52,25 @@ def _takes_requests(pod: Manifest) -> bool:
     return is_ready(pod) and "deletionTimestamp" not in pod["metadata"] and bool(pod["status"].get("podIP"))
 
 
-def _read_engine(pod: Manifest) -> Endpoint:
-    """On this machine each pod has a port of its own, on a cluster an address of its own."""
+def _name(pod: Manifest) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def _read_engine(pod: Manifest, spec: Mapping[str, Any]) -> Endpoint:
+    """On this machine each pod has a port of its own, on a cluster an address of its own.
+
+    What it serves, and how many at a time, it says itself: during a rollout engines differ.
+    """
     meta, status = pod["metadata"], pod["status"]
-    digest = (meta.get("annotations") or {}).get(ANNOTATION_BLOB, "")
-    canary = (meta.get("labels") or {}).get(LABEL_STEP) == CANARY
-    return Endpoint(meta["name"], status["podIP"], status.get("port") or ENGINE_PORT, digest, canary)
+    annotations = meta.get("annotations") or {}
+    return Endpoint(
+        meta["name"],
+        status["podIP"],
+        status.get("port") or ENGINE_PORT,
+        digest=annotations.get(ANNOTATION_BLOB, ""),
+        canary=(meta.get("labels") or {}).get(LABEL_STEP) == CANARY,
+        slots=int(annotations.get(ANNOTATION_SLOTS) or spec.get("parallel", 1)),
+    )
 
 
 def _read_canary(status: Mapping[str, Any]) -> Canary | None:

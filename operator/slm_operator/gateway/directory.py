@@ -17,6 +17,8 @@ class Endpoint:
     """Digest of the weights that it serves: during a rollout engines differ."""
     canary: bool = False
     """Whether it is being tried."""
+    slots: int = 1
+    """Answers that it works on at a time; more wait at the gateway."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class Service:
     """The model's name as the engine knows it; empty: whatever the client said."""
     digest: str = ""
     """Digest of the weights that are served; an engine's own counts where it says one."""
-    slots: int = 1
-    """Answers that one engine works on at a time; more wait here."""
     endpoints: tuple[Endpoint, ...] = ()
     """None while the service is at zero, or its first engine starts."""
     aliases: tuple[str, ...] = ()
@@ -78,11 +78,6 @@ class Service:
     def key(self) -> str:
         """``namespace/name``: its name everywhere."""
         return f"{self.namespace}/{self.name}"
-
-    @property
-    def capacity(self) -> int:
-        """Answers that all its engines work on at a time."""
-        return self.slots * len(self.endpoints)
 
 
 class Directory(Protocol):

@@ -34,33 +34,33 @@ class Tracks:
 
     def __init__(self) -> None:
         self._split = Split()
-        self._ring = Ring(())
+        self._ring = Ring({})
         self._canaries: frozenset[str] = frozenset()
         self._alone = False
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """These are the engines now."""
         engines = list(endpoints)
-        self._ring = Ring(each.id for each in engines)
+        self._ring = Ring({each.id: each.slots for each in engines})
         self._canaries = frozenset(each.id for each in engines if each.canary)
         self._alone = len(self._canaries) == len(engines)
 
-    def choose(self, prefix: str, loads: Mapping[str, int], most: int, percent: int, *, again: bool) -> str | None:
+    def choose(self, prefix: str, loads: Mapping[str, int], percent: int, *, again: bool) -> str | None:
         """The engine for a prompt, as ``Ring.choose``.
 
         A request that finds no room at the canary, or that an engine has failed already (``again``), is the others';
         where there are no others, all are the canary's.
         """
         if not self._canaries or self._alone:
-            return self._ring.choose(prefix, loads, most)
+            return self._ring.choose(prefix, loads)
         name = None
         if not again and self._split.wants(prefix, percent):
             tried = {each: load for each, load in loads.items() if each in self._canaries}
-            name = self._ring.choose(prefix, tried, most)
+            name = self._ring.choose(prefix, tried)
         canary = name is not None
         if name is None:
             others = {each: load for each, load in loads.items() if each not in self._canaries}
-            name = self._ring.choose(prefix, others, most)
+            name = self._ring.choose(prefix, others)
         if name is not None and not again:
             self._split.count(percent, canary=canary)
         return name

@@ -1,6 +1,7 @@
 """Turns and slots, without sockets."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,8 @@ from slm_operator.gateway.refusal import Refusal
 ENGINE, OTHER = Endpoint("e0", "10.0.0.1", 80), Endpoint("e1", "10.0.0.2", 80)
 
 
-def service(*endpoints: Endpoint, slots: int = 1) -> Service:
-    return Service("default", "qwen", slots=slots, endpoints=endpoints)
+def service(*endpoints: Endpoint) -> Service:
+    return Service("default", "qwen", endpoints=endpoints)
 
 
 def admission(of: Service) -> Admission:
@@ -54,11 +55,12 @@ async def test_whoever_leaves_while_the_service_changes_stops_nothing(now: Servi
 
 
 async def test_an_engine_that_is_not_ready_for_a_moment_has_as_many_slots_as_before() -> None:
-    one = admission(service(ENGINE, slots=2))
-    assert [one.try_take(""), one.try_take(""), one.try_take("")] == [ENGINE, ENGINE, None]
-    one.update(service(slots=2))
+    larger = replace(ENGINE, slots=2)
+    one = admission(service(larger))
+    assert [one.try_take(""), one.try_take(""), one.try_take("")] == [larger, larger, None]
+    one.update(service())
     one.release(ENGINE)
-    one.update(service(OTHER, ENGINE, slots=1))
+    one.update(service(OTHER, ENGINE))
     assert [one.try_take(""), one.try_take("")] == [OTHER, None], "the answer under way keeps its slot"
     one.release(ENGINE)
     one.release(OTHER)

@@ -63,15 +63,20 @@ def test_a_service_with_all_that_belongs_to_it() -> None:
         "chat",
         served_name="chat",
         digest="sha256:d",
-        slots=3,
         endpoints=(
-            Endpoint("chat-a", "127.0.0.1", 20123, "sha256:" + "a" * 64),
-            Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64),
+            Endpoint("chat-a", "127.0.0.1", 20123, "sha256:" + "a" * 64, slots=3),
+            Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64, slots=3),
         ),
         aliases=("qwen3", "qwen3:Q4_0"),
         created=1767323045,
         about=About("Q4_0", "qwen3", 600, "apache-2.0", 2048, 7, 9),
     )
+
+
+def test_engines_of_before_a_change_keep_their_own_number_of_slots() -> None:
+    before, after = pod("chat-a"), pod("chat-b")
+    before["metadata"]["annotations"]["slm.dev/slots"] = "8"
+    assert [each.slots for each in read_service(service(), [before, after], None, None).endpoints] == [8, 3]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +158,12 @@ async def test_the_directory_follows_each_object_that_matters(tmp_path: Path) ->
         await cluster.apply(pod("chat-a"))
         engine = ObjectKey("Pod", "default", "chat-a")
         await cluster.update_status(engine, pod("chat-a")["status"])
-        await until_found(directory, endpoints=(Endpoint("chat-a", "10.0.0.7", 8080, "sha256:" + "a" * 64),))
+        await until_found(directory, endpoints=(Endpoint("chat-a", "10.0.0.7", 8080, "sha256:" + "a" * 64, slots=3),))
         await cluster.delete(engine)
         await until_found(directory, endpoints=())
         await cluster.apply(pod("chat-b", step="canary"))
         await cluster.update_status(ObjectKey("Pod", "default", "chat-b"), pod("chat-b")["status"])
-        tried = Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64, canary=True)
+        tried = Endpoint("chat-b", "10.0.0.7", 8080, "sha256:" + "b" * 64, canary=True, slots=3)
         await until_found(directory, endpoints=(tried,))
         await cluster.delete(KEY)
         await until_found(directory, gone=True)

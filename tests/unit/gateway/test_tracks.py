@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from slm_operator.gateway.directory import Endpoint
 from slm_operator.gateway.tracks import AHEAD, Tracks
 
-STABLE, CANARY = Endpoint("stable", "10.0.0.1", 80), Endpoint("canary", "10.0.0.2", 80, canary=True)
 SLOTS = 4
+STABLE = Endpoint("stable", "10.0.0.1", 80, slots=SLOTS)
+CANARY = Endpoint("canary", "10.0.0.2", 80, slots=SLOTS, canary=True)
 
 
 def tracks(*endpoints: Endpoint) -> Tracks:
@@ -18,7 +19,7 @@ def tracks(*endpoints: Endpoint) -> Tracks:
 
 
 def choose(made: Tracks, prefix: str, percent: int, *, again: bool = False, **loads: int) -> str | None:
-    return made.choose(prefix, {"stable": 0, "canary": 0, **loads}, SLOTS, percent, again=again)
+    return made.choose(prefix, {"stable": 0, "canary": 0, **loads}, percent, again=again)
 
 
 prefixes = st.lists(st.text(max_size=4), min_size=1, max_size=300)
@@ -48,16 +49,16 @@ def test_conversations_stay_with_their_track_while_the_share_grows() -> None:
 
 
 def test_without_a_canary_or_a_share_all_go_to_the_others_and_without_others_to_the_canary() -> None:
-    assert {tracks(STABLE).choose("", {"stable": 0}, SLOTS, 50, again=False) for _ in range(20)} == {"stable"}
+    assert {tracks(STABLE).choose("", {"stable": 0}, 50, again=False) for _ in range(20)} == {"stable"}
     made = tracks(STABLE, CANARY)
     assert {choose(made, str(number), 0) for number in range(20)} == {"stable"}
-    assert {tracks(CANARY).choose("", {"canary": 0}, SLOTS, 0, again=False) for _ in range(20)} == {"canary"}
+    assert {tracks(CANARY).choose("", {"canary": 0}, 0, again=False) for _ in range(20)} == {"canary"}
 
 
 def test_a_canary_that_is_full_or_rests_gives_its_requests_to_the_others_and_is_owed_one_at_most() -> None:
     made = tracks(STABLE, CANARY)
     assert {choose(made, "", 50, canary=SLOTS) for _ in range(20)} == {"stable"}
-    assert {made.choose("", {"stable": 0}, SLOTS, 50, again=False) for _ in range(20)} == {"stable"}
+    assert {made.choose("", {"stable": 0}, 50, again=False) for _ in range(20)} == {"stable"}
     assert [choose(made, "", 50) for _ in range(5)].count("canary") <= 3
 
 

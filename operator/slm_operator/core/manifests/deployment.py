@@ -40,7 +40,7 @@ class Weights:
     """Digest of the GGUF file, or of the manifest of a model whose files are served as they are."""
 
 
-ANNOTATION_VARIANT, ANNOTATION_BLOB = f"{GROUP}/variant", f"{GROUP}/digest"
+ANNOTATION_VARIANT, ANNOTATION_BLOB, ANNOTATION_SLOTS = f"{GROUP}/variant", f"{GROUP}/digest", f"{GROUP}/slots"
 """An engine's pod says what it serves, so that a rollout can be told from its end."""
 
 
@@ -109,7 +109,11 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
         extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": start_seconds + 60}
         grace = CLUSTER_GRACE_SECONDS
     shape = PodShape("serve", "read", "Always", grace, service.spec, build_demands(engine.accelerator, overhead))
-    annotations = {ANNOTATION_VARIANT: engine.weights.variant, ANNOTATION_BLOB: engine.weights.blob}
+    annotations = {
+        ANNOTATION_VARIANT: engine.weights.variant,
+        ANNOTATION_BLOB: engine.weights.blob,
+        ANNOTATION_SLOTS: str(engine.order.parallel),
+    }
     template = build_pod_template(shape, container, placement, build_selector(service), annotations)
     if placement.pods is not None:
         template["spec"]["topologySpreadConstraints"] = _spread(service)
