@@ -37,6 +37,7 @@ class Admission:
         self._key = service.key
         self._limits = limits
         self._demand = demand
+        self._endpoints: dict[str, Endpoint] = {}
         self._loads: dict[str, int] = {}
         self._leaving: dict[str, int] = {}
         # Answers under way of engines that take no more; they may be back before those have ended.
@@ -72,10 +73,10 @@ class Admission:
             return
         self.tally.update(service.canary)
         if before is None or before.endpoints != service.endpoints:
-            ids = [endpoint.id for endpoint in service.endpoints]
+            self._endpoints = {endpoint.id: endpoint for endpoint in service.endpoints}
             self._tracks.update(service.endpoints)
             loads = self._leaving | self._loads
-            self._loads = {each: loads.pop(each, 0) for each in ids}
+            self._loads = {each: loads.pop(each, 0) for each in self._endpoints}
             self._leaving = {each: load for each, load in loads.items() if load}
             self._warm_all()
         self._let_in()
@@ -161,7 +162,7 @@ class Admission:
             return None
         self._loads[name] += 1
         self._in_flight += 1
-        return next(endpoint for endpoint in self.service.endpoints if endpoint.id == name)
+        return self._endpoints[name]
 
     def _let_in(self) -> None:
         while self._waiting:

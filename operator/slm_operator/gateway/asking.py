@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from slm_operator.gateway.content import check_content
@@ -11,7 +12,7 @@ from slm_operator.gateway.refusal import Refusal, bad_request
 PREFIX_CHARACTERS = 256
 """How much of a prompt chooses its engine. Conversations differ in their first question, mostly within two lines;
 KubeAI takes 100 characters (docs/concepts/load-balancing.md there)."""
-MODEL = re.compile(rb'"model"(\s*:\s*)"((?:[^"\\]|\\.)*)"')
+MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 """The model's field as JSON writes it. Within a string the quotes would be escaped, so this finds fields only."""
 LONGEST_MODEL_NAME = 512
 PROMPTS = ("messages", "input", "prompt", "query")
@@ -32,13 +33,18 @@ class Ask:
         """The body with the engine's name of the model; only that field's bytes differ, where it is found at once."""
         if not served_name or served_name == self.model:
             return self.body
-        found = MODEL.findall(self.body)
-        if len(found) == 1 and b"\\u" not in self.body:
-            name = json.dumps(served_name).encode()
-            return MODEL.sub(lambda match: b'"model"' + match[1] + name, self.body, count=1)
-        document = json.loads(self.body)
+        body = self.body
+        found = MODEL.search(body)
+        if found and b"\\u" not in body and not MODEL.search(body, found.end()):
+            return b"".join((body[: found.start(1)], _quote(served_name), body[found.end(1) :]))
+        document = json.loads(body)
         document["model"] = served_name
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=1024)
+def _quote(name: str) -> bytes:
+    return json.dumps(name).encode()
 
 
 def read_ask(body: bytes) -> Ask:

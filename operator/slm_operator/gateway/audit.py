@@ -19,6 +19,10 @@ LONGEST_MODEL = 128
 """What clients call a model is their text: it is cut here."""
 
 
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+"""json.dumps would make an encoder for each line."""
+
+
 def hash_line(line: bytes) -> str:
     """The hash of a line without its end, which the next one holds."""
     return sha256(line).hexdigest()
@@ -36,7 +40,7 @@ class Chain:
     def append(self, record: Record, wall_seconds: float) -> bytes:
         """The line of a request that ended at this Unix time, with its end."""
         self.number += 1
-        line = json.dumps(self._fields(record, wall_seconds), separators=(",", ":")).encode()
+        line = ENCODE(self._fields(record, wall_seconds)).encode()
         self.previous = hash_line(line)
         return line + b"\n"
 

@@ -83,14 +83,18 @@ class EngineConnection(asyncio.Protocol):
         return self._head_bytes > 0
 
     def send(self, head: bytes, body: bytes, silence_seconds: float, total_seconds: float) -> None:
-        """Send a request, which is given up after so long a silence, or so long altogether; raises Broken."""
+        """Send a request, which is given up after so long a silence, or so long altogether; raises Broken.
+
+        Both are the same for all requests on a connection.
+        """
         if self._transport is None:
             raise Broken("the connection was closed")
         self._busy, self._headed, self._ended, self._framed = True, False, False, False
         self.status, self.headers, self._head_bytes = 0, {}, 0
         now = self._last_heard = self._loop.time()
         self._silence_seconds, self._deadline = silence_seconds, now + total_seconds
-        self._timer = self._loop.call_at(min(now + silence_seconds, self._deadline), self._watch)
+        if self._timer is None:  # One of an earlier request is due before this one's, and looks again then.
+            self._timer = self._loop.call_at(min(now + silence_seconds, self._deadline), self._watch)
         self._transport.writelines((head, body))
 
     async def head(self) -> int:
@@ -123,7 +127,6 @@ class EngineConnection(asyncio.Protocol):
         keeps = self._ended and self._problem is None and self._transport is not None and self._keeps_alive
         if not keeps:
             self.abort()
-        self._stop_watching()
         self._busy = False
         self._take()  # A client that left has not read all that was there.
         self.idle_since = self._loop.time()
@@ -219,8 +222,12 @@ class EngineConnection(asyncio.Protocol):
         """Also where it has ended early: the event loop would keep all of it until the engine may be silent no more."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _watch(self) -> None:
+        self._timer = None
+        if not self._busy:
+            return
         due = min(self._last_heard + self._silence_seconds, self._deadline)
         if self._loop.time() >= due:
             self.abort(TooSlow())
