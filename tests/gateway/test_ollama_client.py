@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import ollama
@@ -91,14 +92,16 @@ async def engine() -> Engine:
 
 
 @pytest.fixture
-async def client(engine: Engine) -> AsyncIterator[ollama.AsyncClient]:
+async def client(engine: Engine, request: pytest.FixtureRequest) -> AsyncIterator[ollama.AsyncClient]:
+    """Of a model that is served to generate, or for what the test says."""
+    about = replace(ABOUT, task=getattr(request, "param", "generate"))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", engine.answer)
     behind = TestServer(app)
     await behind.start_server()
     endpoint = Endpoint("engine-0", HOST, int(behind.port or 0))
     async with (
-        open_gateway(endpoints=(endpoint,), name="smol", served_name="smol", digest=DIGEST, about=ABOUT) as door,
+        open_gateway(endpoints=(endpoint,), name="smol", served_name="smol", digest=DIGEST, about=about) as door,
         ollama.AsyncClient(host=door.url) as connected,
     ):
         yield connected
@@ -195,6 +198,7 @@ async def test_a_model_is_loaded_and_unloaded(client: ollama.AsyncClient, engine
     assert engine.asked == {}
 
 
+@pytest.mark.parametrize("client", ["embed"], indirect=True)
 async def test_embeddings(client: ollama.AsyncClient) -> None:
     told = await client.embed("smol", ["a", "four"])
     assert (told.embeddings, told.prompt_eval_count) == ([[1.0, 0.5], [4.0, 0.5]], 7)

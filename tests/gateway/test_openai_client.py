@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from slm_operator.gateway.directory import About
 from slm_operator.gateway.limits import Limits
 from tests.support.gateway import Door, open_gateway, until
 from tests.support.stub_engine import StubEngine
@@ -74,9 +75,29 @@ async def test_a_json_schema_reaches_the_engine() -> None:
 
 
 async def test_embeddings_are_answered() -> None:
-    async with open_gateway(StubEngine()) as door, client_of(door) as client:
+    async with open_gateway(StubEngine(), about=About(task="embed")) as door, client_of(door) as client:
         answer = await client.embeddings.create(model=MODEL, input="bear", encoding_format="float")
     assert answer.data[0].embedding == [0.5, -0.25]
+
+
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [
+        ("generate", "/v1/embeddings"),
+        ("generate", "/v1/rerank"),
+        ("embed", "/v1/chat/completions"),
+        ("rerank", "/v1/completions"),
+        ("rerank", "/v1/embeddings"),
+        ("embed", "/api/chat"),
+    ],
+)
+async def test_what_a_model_is_not_served_for_reaches_no_engine(task: str, path: str) -> None:
+    engine = StubEngine()
+    async with open_gateway(engine, about=About(task=task)) as door:
+        body = {"model": MODEL, "input": "a", "prompt": "a", "messages": QUESTION}
+        status, _, answer = await door.post(body, path)
+    assert (status, engine.seen, door.records[0].verdict) == (400, [], "wrong_task")
+    assert "the field spec.task of its service says for what" in str(answer)
 
 
 async def test_models_are_listed_and_retrieved() -> None:

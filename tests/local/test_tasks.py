@@ -11,6 +11,7 @@ import pytest
 from tests.local.gateway_support import QUESTION, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
+from tests.support.ranking import write_reranker
 
 TEXTS = ["a cat", "a dog", "a cat"]
 LONG = "word " * 300
@@ -72,6 +73,22 @@ def test_another_task_replaces_the_engine(backend: Backend) -> None:
         client.embeddings.create(model="tiny", input="a")
 
 
-def test_a_service_that_ranks_is_started_for_that(backend: Backend) -> None:
-    apply(backend, task="rerank")
-    until(lambda: any("--reranking" in words(each) for each in engines(backend)), "no engine that ranks")
+def test_a_model_that_ranks_orders_documents(backend: Backend) -> None:
+    write_reranker(backend.folder / "reranker", backend.folder / "scratch")
+    common = {"apiVersion": "slm.dev/v1alpha1"}
+    source = {"source": {"path": str(backend.folder / "reranker")}}
+    spec = {"modelRef": {"name": "ranks"}, "contextSize": 512, "task": "rerank"}
+    backend.apply(
+        common | {"kind": "SLMModel", "metadata": {"name": "ranks"}, "spec": source},
+        common | {"kind": "InferenceService", "metadata": {"name": "ranker"}, "spec": spec},
+    )
+    backend.wait_ready("slmsvc", "ranker")
+    body = {"model": "ranker", "query": "cat", "documents": TEXTS}
+    answer = openai_client(backend).post("/rerank", cast_to=object, body=body)
+    scores = {each["index"]: each["relevance_score"] for each in answer["results"]}  # type: ignore[index]
+    assert [each["index"] for each in answer["results"]] == sorted(scores, key=lambda each: -scores[each])  # type: ignore[index]
+    assert scores[0] == pytest.approx(scores[2], abs=1e-4)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
+    assert all(0 < score < 1 for score in scores.values())
+    with pytest.raises(openai.BadRequestError, match=r"spec\.task"):
+        openai_client(backend).chat.completions.create(model="ranker", messages=QUESTION, max_tokens=2)

@@ -19,6 +19,8 @@ from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
 
+TASKS, GENERATE = {"/v1/embeddings": "embed", "/v1/rerank": "rerank"}, "generate"
+"""``spec.task`` of a service, by the path that asks for it."""
 LISTED = 8
 """Services of one listing about which the cluster is asked at a time: others want to know whom they may ask, too."""
 LOG = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class Desk:
     ) -> web.StreamResponse:
         """Bring a request for ``record.service`` to an engine's path, and its answer back; raises Refusal."""
         assert record.service is not None  # noqa: S101 (for the type checker)
+        if record.service.about.task != TASKS.get(path, GENERATE):
+            raise refusals.wrong_task()  # Not every engine says so: llama.cpp has models that rank write text.
         self._access.begin(caller, record.arrived)
         try:
             seconds = self._limits.keep_alive_seconds
