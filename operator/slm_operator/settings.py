@@ -138,8 +138,8 @@ class OperatorSettings(BaseSettings):
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated namespaces whose objects are looked at. Default: all."""
     watch_nodes: bool = True
-    """Whether Nodes are watched, so that a service that fits on none says by how much; only where all namespaces are
-    looked at. Default: true."""
+    """Whether Nodes are watched, and the ResourceSlices and DeviceClasses of DRA drivers, so that GPUs are chosen and a
+    service that fits on none says by how much; only where all namespaces are looked at. Default: true."""
     operator_namespace: str = "default"
     """Namespace of the operator itself, where its Lease lives. Default: default."""
     pod_name: str = Field(default_factory=socket.gethostname)

@@ -19,6 +19,7 @@ CHILDREN = (
     "networking.k8s.io/networkpolicies",
     "policy/poddisruptionbudgets",
 )
+TEMPLATES = "resource.k8s.io/resourceclaimtemplates"
 RIGHTS = (
     *((verb, kind) for kind in KINDS for verb in ("get", "list", "watch", "patch")),
     *((verb, f"{kind}/status") for kind in KINDS for verb in ("get", "patch")),
@@ -28,6 +29,7 @@ RIGHTS = (
     *((verb, "core/pods") for verb in ("get", "list", "watch")),
     ("get", "core/pods/log"),
     *((verb, "core/events") for verb in ("create", "patch")),
+    *((verb, TEMPLATES) for verb in ("get", "list", "watch", "create", "delete")),
 )
 """What the operator needs where it reconciles."""
 NEVER = (
@@ -41,6 +43,8 @@ NEVER = (
     ("update", "core/pods/ephemeralcontainers"),
     *((verb, "core/persistentvolumeclaims") for verb in ("delete", "deletecollection", "update")),
     *((verb, child) for child in CHILDREN for verb in ("update", "deletecollection")),
+    *((verb, TEMPLATES) for verb in ("update", "patch", "deletecollection")),
+    *((verb, "resource.k8s.io/resourceclaims") for verb in ("get", "create", "update", "patch", "delete")),
     *((verb, kind) for kind in KINDS for verb in ("create", "update", "delete", "deletecollection")),
     *(("update", f"{kind}/status") for kind in KINDS),
     ("create", "core/serviceaccounts/token"),
@@ -67,7 +71,11 @@ GATEWAY_NEVER = (
     ("impersonate", "core/serviceaccounts"),
     ("*", "*/*"),
 )
-NODES = tuple((verb, "core/nodes") for verb in ("get", "list", "watch"))
+NODES = tuple(
+    (verb, kind)
+    for kind in ("core/nodes", "resource.k8s.io/resourceslices", "resource.k8s.io/deviceclasses")
+    for verb in ("get", "list", "watch")
+)
 """What the operator looks at where it is everywhere, and else nobody of ours."""
 NEVER_CLUSTER_WIDE = (
     *((verb, "core/namespaces") for verb in ("get", "list", "patch")),
@@ -78,6 +86,11 @@ NEVER_CLUSTER_WIDE = (
         for verb in ("create", "patch", "escalate", "bind")
     ),
     *((verb, "core/nodes") for verb in ("create", "update", "patch", "delete")),
+    *(
+        (verb, f"resource.k8s.io/{name}")
+        for name in ("resourceslices", "deviceclasses")
+        for verb in ("create", "update", "patch", "delete")
+    ),
     ("get", "core/nodes/proxy"),
     *((verb, "core/namespaces") for verb in ("create", "update", "patch", "delete")),
     ("delete", "core/persistentvolumes"),

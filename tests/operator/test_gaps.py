@@ -8,14 +8,14 @@ import pytest
 
 from dev.cluster.access import Access
 from slm_operator.adapters.kube_client import MERGE
-from slm_operator.adapters.kube_kinds import KINDS, NODE
+from slm_operator.adapters.kube_kinds import KINDS, PUBLISHED
 from slm_operator.core.manifests.metadata import controller_of
 from tests.support.api_faults import Fault, gone
 from tests.support.api_proxy import ApiProxy
 from tests.support.scene import Scene, scene
 
 pytestmark = pytest.mark.timeout(600)
-WATCHED = [kind.plural for kind in KINDS.values() if kind.name != NODE]
+WATCHED = [kind.plural for kind in KINDS.values() if kind.name not in PUBLISHED]
 """What the operator watches in chosen namespaces."""
 NOTICED_SECONDS = 120.0
 """Longest wait for what takes some seconds on an idle machine."""

@@ -6,7 +6,8 @@ from slm_operator.api.meta import GROUP, VERSION
 from slm_operator.core.manifests.metadata import ENGINE_STEPS, LABEL_STEP
 from slm_operator.ports import ObjectKey
 
-NODE = "Node"
+PUBLISHED = ("Node", "ResourceSlice", "DeviceClass")
+"""Kinds without a namespace, in which clusters tell what nodes offer; watched only where that is allowed."""
 OURS = "app.kubernetes.io/managed-by=slm-operator"
 """Selects what this operator made; a cluster's other Pods never reach it."""
 
@@ -48,10 +49,14 @@ KINDS = {
         Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
         # Not only ours: a platform team may bring the store's claim itself. Which one is a field selector.
         Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", ""),
-        Kind(NODE, "", "v1", "nodes", ""),
+        # An API server that serves none of these, as before Kubernetes 1.34, has none.
+        Kind("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates"),
+        Kind("ResourceSlice", "resource.k8s.io", "v1", "resourceslices", ""),
+        Kind("DeviceClass", "resource.k8s.io", "v1", "deviceclasses", ""),
+        Kind("Node", "", "v1", "nodes", ""),
     )
 }
-"""All that the operator caches, by kind; nodes only where it may."""
+"""All that the operator caches, by kind."""
 GATEWAY_KINDS = (
     *(KINDS[name] for name in ("SLMModel", "QuantJob", "InferenceService")),
     replace(KINDS["Pod"], label_selector=f"{OURS},{LABEL_STEP} in ({','.join(ENGINE_STEPS)})"),

@@ -99,9 +99,10 @@ class InferenceServiceSpec(Scheduling):
     """Engine: llama.cpp, vllm, or another that whoever runs the operator has set up. auto chooses by format and
     hardware: vllm for safetensors on GPUs, else llama.cpp. Default: auto."""
     accelerator: str = Field(default="auto", max_length=128, pattern=ACCELERATOR)
-    """What engines compute on: auto (GPUs where the model fits, else CPUs), none (CPUs), gpu (any that fits), or the
-    resource that their pods ask for, such as nvidia.com/gpu, nvidia.com/mig-3g.40gb or amd.com/gpu. Not looked at on
-    the local backend, where an engine finds the machine's GPUs itself. Default: auto."""
+    """What engines compute on: auto (GPUs where the model fits, else CPUs), none (CPUs), gpu (any that fits), the
+    resource that their pods ask for, such as nvidia.com/gpu, nvidia.com/mig-3g.40gb or amd.com/gpu, or the DeviceClass
+    that they claim, such as deviceclass/gpu.nvidia.com. Not looked at on the local backend, where an engine finds the
+    machine's GPUs itself. Default: auto."""
     tensor_parallel_size: int = Field(default=0, ge=0, le=64)
     """GPUs of one node that one engine is split over. Default: 0, which is the fewest that have the memory."""
     task: Literal["generate", "embed", "rerank"] = "generate"
@@ -201,7 +202,11 @@ class AcceleratorStatus(Message):
     """What an engine computes on, and why."""
 
     resource: str = ""
-    """Resource that its pod asks for, such as nvidia.com/gpu; empty for CPUs."""
+    """Resource that its pod asks for, such as nvidia.com/gpu; empty for CPUs, and for GPUs that it claims."""
+    device_class: str = ""
+    """DeviceClass of what its pod claims, such as gpu.nvidia.com."""
+    partition: str = ""
+    """MIG profile or partition mode of each, such as 3g.40gb; empty for whole devices."""
     vendor: str = ""
     """NVIDIA, AMD or Intel; empty for CPUs."""
     count: int = 0
@@ -342,6 +347,7 @@ INFO = ResourceInfo(
         PrinterColumn(name="Replicas", json_path=".status.readyReplicas", type="integer"),
         PrinterColumn(name="Runtime", json_path=".status.runtime", priority=1),
         PrinterColumn(name="Accelerator", json_path=".status.accelerator.resource", priority=1),
+        PrinterColumn(name="DeviceClass", json_path=".status.accelerator.deviceClass", priority=1),
         PrinterColumn(name="Digest", json_path=".status.digest", priority=1),
         PrinterColumn(name="Age", json_path=".metadata.creationTimestamp", type="date"),
     ],

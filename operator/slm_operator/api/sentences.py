@@ -19,7 +19,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$": "be written as owner/name",
     r"^(https?://.+)?$": "begin with http:// or https://",
     r"^(auto|none|gpu|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$": (
-        "be auto, none, gpu, or the resource that pods ask for, such as nvidia.com/gpu"
+        "be auto, none, gpu, or the resource that pods ask for, such as nvidia.com/gpu or deviceclass/gpu.nvidia.com"
     ),
     r"^/": "be an absolute path: one that begins with /",
     r"^sha256:[0-9A-Fa-f]{64}$": "be sha256: and 64 hexadecimal digits",

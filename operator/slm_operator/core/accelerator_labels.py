@@ -22,6 +22,12 @@ LARGEST_BYTES = 16 * 2**40
 
 VENDORS = {"nvidia.com": "NVIDIA", "amd.com": "AMD", "intel.com": "Intel"}
 """Domain of a vendor's resources to its name."""
+TAINTS = {
+    "NVIDIA": ["nvidia.com/gpu"],
+    "AMD": ["amd.com/gpu"],
+    "Intel": ["gpu.intel.com/i915", "gpu.intel.com/xe"],
+}
+"""Resources of whole devices, after which nodes are tainted."""
 NVIDIA_WHOLE = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
 """Resources of whole devices; the second is the plugin's name for shares (``renameByDefault``)."""
 MIG_RESOURCE = re.compile(r"nvidia\.com/mig-((?:\d+c\.)?\d+g\.\d+gb(?:\.me)?)")
@@ -55,13 +61,15 @@ def find_memory_label(accelerator: Accelerator) -> str:
     return CLOUD_MEMORY if accelerator.source == "karpenter.k8s.aws labels" and accelerator.memory_bytes else ""
 
 
-def build_tolerations(resource: str) -> tuple[dict[str, str], ...]:
-    """What a pod tolerates that asks for such devices.
+def build_tolerations(resource: str, vendor: str) -> tuple[dict[str, str], ...]:
+    """What a pod tolerates that asks for such devices, by resource or, where that is empty, by claim.
 
     Nodes with GPUs are commonly tainted with the resource's name, those with partitions also with that of the whole
-    device, and not every cluster tolerates it by itself (admission plugin ExtendedResourceToleration).
+    device, and not every cluster tolerates it by itself (admission plugin ExtendedResourceToleration). Nodes keep
+    these taints where a DRA driver takes the place of the device plugin.
     """
     names = ["nvidia.com/gpu", resource] if MIG_RESOURCE.fullmatch(resource) else [resource]
+    names = names if resource else TAINTS.get(vendor, [])
     return tuple({"key": name, "operator": "Exists"} for name in names)
 
 

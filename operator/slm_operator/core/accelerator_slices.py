@@ -15,9 +15,11 @@ from slm_operator.core.plan import Manifest
 
 DRIVERS = {"gpu.nvidia.com": "NVIDIA", "gpu.amd.com": "AMD", "gpu.intel.com": "Intel"}
 """Driver to vendor; its DeviceClass has the driver's name."""
+DRIVER_OF = {vendor: driver for driver, vendor in DRIVERS.items()}
 MIG_CLASS = "mig.nvidia.com"
 """DeviceClass of MIG devices in NVIDIA's driver."""
-PROFILES = ("profile", "partitionProfile")
+PROFILES = {"gpu.nvidia.com": "profile", "gpu.amd.com": "partitionProfile"}
+"""Driver to the attribute that names a device's partition."""
 WHOLE = ("", "spx_nps1")
 """Partition profiles that are the whole device: AMD's driver names the mode of an unpartitioned GPU too."""
 
@@ -106,7 +108,7 @@ def _is_cut(driver: str, device: Mapping[str, Any], cut: set[str]) -> bool:
 def _accelerator(driver: str, device: Mapping[str, Any]) -> Accelerator:
     vendor = DRIVERS[driver]
     mig = _attribute(driver, device, "type") == "mig"
-    profile = _attribute(driver, device, *PROFILES)
+    profile = _attribute(driver, device, PROFILES[driver]) if driver in PROFILES else ""
     model = " ".join(_attribute(driver, device, name) for name in ("family", "model")) if vendor == "Intel" else ""
     product = _attribute(driver, device, "productName") or model.replace("Unknown", "").strip()
     if not product:

@@ -1,11 +1,13 @@
 """Facts in, an inventory out: which GPUs a cluster's nodes offer, from what clusters publish.
 
-Order of trust, for each vendor of a node: ResourceSlices (a driver counted the devices), then the vendor's labels (a
-tool read them once), then allocatable extended resources (a number and no memory). Nothing here raises for what a
-stranger may have written into a label: it becomes a note.
+A vendor's devices count once for each node, though a device plugin and a DRA driver may both offer them, and neither
+knows what the other gave away: those of the plugin, as engines that run ask for its resource, unless a DeviceClass is
+asked for. Of the plugin's devices labels tell the memory, of the driver's its ResourceSlices. Nothing here raises for
+what a stranger may have written into a label: it becomes a note.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -19,11 +21,23 @@ GIB = 2**30
 REPELLING = ("NoSchedule", "NoExecute")
 
 
-def build_inventory(nodes: Iterable[Manifest], slices: Iterable[Manifest] = ()) -> Inventory:
+@dataclass(frozen=True)
+class Published:
+    """What a cluster tells of what its nodes offer; empty where that may not be read."""
+
+    nodes: tuple[Manifest, ...] = ()
+    slices: tuple[Manifest, ...] = ()
+    """ResourceSlices."""
+    classes: tuple[Manifest, ...] = ()
+    """DeviceClasses."""
+
+
+def build_inventory(nodes: Iterable[Manifest], slices: Iterable[Manifest] = (), *, by_claim: bool = False) -> Inventory:
     """The inventory of a cluster, from Node and ResourceSlice manifests (``resource.k8s.io/v1``, ``v1beta1``).
 
     The order of nodes and slices does not matter. Pass only nodes that the pod's node selector admits; nodes that are
-    cordoned or not ready are left out with a note.
+    cordoned or not ready are left out with a note. ``by_claim`` takes what a node offers in both ways as what claims
+    ask for, and not as what resources do.
     """
     devices, notes = read_slices(slices)
     facts, known = [], set()
@@ -34,19 +48,20 @@ def build_inventory(nodes: Iterable[Manifest], slices: Iterable[Manifest] = ()) 
         if problem:
             notes.append(f"Node {name} {problem}.")
             continue
-        facts.append(read_node(node, devices.get(name, ())))
+        facts.append(read_node(node, devices.get(name, ()), by_claim=by_claim))
     notes += [f"Devices are published for node {name}, which does not exist." for name in devices if name not in known]
     return group_nodes(facts, notes)
 
 
-def read_node(node: Manifest, published: Sequence[Accelerator] = ()) -> NodeFacts:
+def read_node(node: Manifest, published: Sequence[Accelerator] = (), *, by_claim: bool = False) -> NodeFacts:
     """What one node offers; ``published`` are its devices by ResourceSlices."""
     metadata, status = as_mapping(node.get("metadata")), as_mapping(node.get("status"))
     name, allocatable = as_text(metadata.get("name")), as_mapping(status.get("allocatable"))
     labels = {key: as_text(value) for key, value in as_mapping(metadata.get("labels")).items()}
-    counted = {item.vendor for item in published}
     labelled, notes = read_labels(labels, allocatable)
-    accelerators = sorted([*published, *(item for item in labelled if item.vendor not in counted)])
+    first, second = (published, labelled) if by_claim else (labelled, published)
+    counted = {item.vendor for item in first}
+    accelerators = sorted([*first, *(item for item in second if item.vendor not in counted)])
     return NodeFacts(
         name=name,
         accelerators=tuple(accelerators),
@@ -54,7 +69,8 @@ def read_node(node: Manifest, published: Sequence[Accelerator] = ()) -> NodeFact
         cpus=as_quantity(allocatable.get("cpu")) or Decimal(0),
         architecture=labels.get("kubernetes.io/arch", ""),
         taints=_taints(as_mapping(node.get("spec")).get("taints")),
-        notes=tuple(f"Node {name}: {note}" for note in notes),
+        # Devices that labels tell of and no plugin offers are then a driver's.
+        notes=() if published else tuple(f"Node {name}: {note}" for note in notes),
     )
 
 

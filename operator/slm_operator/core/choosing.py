@@ -6,8 +6,16 @@ from dataclasses import dataclass, replace
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceServiceSpec
 from slm_operator.core.accelerator_labels import build_tolerations, find_memory_label, find_vendor
-from slm_operator.core.accelerators import build_inventory
+from slm_operator.core.accelerator_slices import DRIVERS
+from slm_operator.core.accelerators import Published, build_inventory
 from slm_operator.core.conditions import Verdict
+from slm_operator.core.device_classes import (
+    OF_DRIVERS,
+    find_absent,
+    find_device_class,
+    keep_askable,
+    read_classes,
+)
 from slm_operator.core.fit import Variant, check_fit
 from slm_operator.core.fit_demand import Demand, device_bytes, splits
 from slm_operator.core.fit_places import Place, snugness, tolerates
@@ -18,8 +26,8 @@ from slm_operator.core.quantity import format_bytes
 from slm_operator.core.runtime_choice import RuntimeChoice, choose_runtime, choose_tensor_parallel
 from slm_operator.core.sequence import Blocked
 
-AUTO, NONE, ANY_GPU = "auto", "none", "gpu"
-"""What spec.accelerator may say beside the name of a resource."""
+AUTO, NONE, ANY_GPU = WORDS = "auto", "none", "gpu"
+"""What spec.accelerator may say beside the name of a resource or a DeviceClass."""
 Engines = Mapping[tuple[str, str], Program]
 """``Placement.engines``."""
 SOME_GPU = Accelerator("NVIDIA", "", 1)
@@ -63,34 +71,35 @@ class Wish:
         return replace(self.demand, engine=runtime)
 
 
-def choose_engine(wish: Wish, nodes: Sequence[Manifest], placement: Placement) -> Choice:
+def choose_engine(wish: Wish, published: Published, placement: Placement) -> Choice:
     """The engine for a service; raises Blocked RuntimeNotAvailable or DoesNotFit with what to change.
 
-    Without ``nodes`` (the local backend, and where they may not be read) GPUs are asked for by name alone.
+    Where nothing is ``published`` (the local backend, and where nodes may not be read) GPUs are asked for by name
+    alone.
     """
     template = placement.templates.get(wish.runtime)
     if template is None:
         ours = {key: program for key, program in placement.engines.items() if key[0] not in placement.templates}
-        return _choose_engine(wish, nodes, ours, local=placement.pods is None)
+        return _choose_engine(wish, published, ours, local=placement.pods is None)
     # Its name stands for that of the engine it is like.
     name, like = wish.runtime, template.like
     programs = {(like, vendor): program for (own, vendor), program in placement.engines.items() if own == name}
     try:
         alike = replace(wish, spec=wish.spec.model_copy(update={"runtime": like}))
-        choice = _choose_engine(alike, nodes, programs, local=placement.pods is None)
+        choice = _choose_engine(alike, published, programs, local=placement.pods is None)
     except Blocked as blocked:
         verdict = blocked.verdict
         raise Blocked(replace(verdict, message=verdict.message.replace(like, name, 1))) from None
     return replace(choice, runtime=name, message=f"{name}: spec.runtime asks for it.")
 
 
-def _choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines, *, local: bool) -> Choice:
+def _choose_engine(wish: Wish, published: Published, engines: Engines, *, local: bool) -> Choice:
     _choose(wish, SOME_GPU, {runtime for runtime, _ in engines})
     if local:
         return _on_this_machine(wish, engines)
     if wish.spec.accelerator == NONE:
         return _on_cpus(wish, engines)
-    inventory = build_inventory(select_nodes(nodes, wish.spec))
+    inventory = find_offered(published, wish.spec)
     best = {}
     for runtime in (VLLM, LLAMA_CPP):
         places = list(_find_places(wish, runtime, inventory, engines))
@@ -101,7 +110,9 @@ def _choose_engine(wish: Wish, nodes: Sequence[Manifest], engines: Engines, *, l
         return _on_gpus(wish, best, engines)
     if wish.spec.accelerator == AUTO and wish.runtime != VLLM:
         return _on_cpus(wish, engines)
-    return _on_gpus_to_come(wish, inventory, engines)
+    if not any(kind.accelerators for kind in inventory.kinds):
+        _require_classes(published, wish.spec)
+    return _on_gpus_to_come(wish, inventory, published, engines)
 
 
 def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[str]) -> RuntimeChoice:
@@ -114,21 +125,42 @@ def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[
     return chosen
 
 
-def select_nodes(nodes: Sequence[Manifest], spec: InferenceServiceSpec) -> list[Manifest]:
-    """Nodes that the service's node selector admits."""
+def find_offered(published: Published, spec: InferenceServiceSpec) -> Inventory:
+    """What nodes offer that the service's node selector admits, by the names that pods may ask for."""
+    return keep_askable(_find_inventory(published, spec), _named(spec), read_classes(published.classes))
+
+
+def _named(spec: InferenceServiceSpec) -> str:
+    """The resource or DeviceClass that is asked for; empty where the spec names none."""
+    return "" if spec.accelerator in WORDS else spec.accelerator
+
+
+def _require_classes(published: Published, spec: InferenceServiceSpec) -> None:
+    """Raise DoesNotFit where there are GPUs, and all that is missing is the DeviceClass to ask for them."""
+    absent = find_absent(_find_inventory(published, spec), _named(spec), read_classes(published.classes))
+    if absent:
+        message = (
+            f"Nodes offer GPUs for DeviceClass {', '.join(absent)}, which does not exist: see whether the DRA driver's "
+            "chart makes it, or name another that selects them in spec.accelerator, such as deviceclass/my-gpus."
+        )
+        raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, message))
+
+
+def _find_inventory(published: Published, spec: InferenceServiceSpec) -> Inventory:
     wanted = spec.node_selector.items()
-    return [node for node in nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
+    nodes = [node for node in published.nodes if wanted <= (node["metadata"].get("labels") or {}).items()]
+    return build_inventory(nodes, published.slices, by_claim=bool(find_device_class(spec.accelerator)))
 
 
 def _find_places(wish: Wish, runtime: str, inventory: Inventory, engines: Engines) -> Iterator[Place]:
-    """GPUs that pods can ask for by a resource, on nodes that let them in, for which there is a program."""
+    """GPUs that pods can ask for, on nodes that let them in, for which there is a program."""
     if wish.runtime not in (AUTO, runtime) or (runtime == VLLM and "safetensors" not in wish.formats):
         return
     for kind in inventory.kinds:
         for item in kind.accelerators:
-            usable = item.resource and item.devices and (runtime, item.vendor) in engines
-            asked = usable and wish.spec.accelerator in (AUTO, ANY_GPU, item.resource)
-            if asked and tolerates(kind.taints, [*wish.tolerations, *build_tolerations(item.resource)]):
+            usable = item.devices and (runtime, item.vendor) in engines
+            own = build_tolerations(item.resource, item.vendor)
+            if usable and tolerates(kind.taints, [*wish.tolerations, *own]):
                 yield from _place_on(kind, item, wish.on(runtime), wish.spec.tensor_parallel_size)
 
 
@@ -164,6 +196,8 @@ def _describe(place: Place) -> AcceleratorStatus:
     enough = f"it takes {memory}{each}" if place.offered_bytes else "nobody publishes its memory"
     return AcceleratorStatus(
         resource=item.resource,
+        device_class=item.device_class,
+        partition=item.partition,
         vendor=item.vendor,
         count=place.devices,
         memory_bytes=place.needed_bytes if place.offered_bytes else 0,
@@ -190,24 +224,21 @@ def _on_cpus(wish: Wish, engines: Engines) -> Choice:
     return Choice(chosen.runtime, chosen.reason, found)
 
 
-def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choice:
-    """GPUs are asked for and none fits. A resource that no node offers yet may come with a node that pods wait for."""
+def _on_gpus_to_come(wish: Wish, inventory: Inventory, published: Published, engines: Engines) -> Choice:
+    """GPUs are asked for and none fits. What no node offers yet may come with a node that pods wait for."""
     asked, count = wish.spec.accelerator, wish.spec.tensor_parallel_size
     items = [item for kind in inventory.kinds for item in kind.accelerators]
-    if "/" in asked and not any(item.resource == asked for item in items):
-        vendor = find_vendor(asked)
-        if not vendor:
-            message = (
-                f"{asked} is no resource of NVIDIA, AMD or Intel, for whose GPUs engines are built: name one of theirs."
-            )
-            raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
-        item = Accelerator(vendor, "", 1, resource=asked)
+    if _named(wish.spec) and not items:
+        item = _name_gpus(asked, published)
+        vendor = item.vendor
         chosen = _choose(wish, item, [runtime for runtime, other in engines if other == vendor])
         message = f"{count or 1} x {asked}: no node is known that offers it, so nobody knows whether the model fits."
-        found = AcceleratorStatus(resource=asked, vendor=vendor, count=count or 1, message=message)
+        found = AcceleratorStatus(
+            resource=item.resource, device_class=item.device_class, vendor=vendor, count=count or 1, message=message
+        )
         return Choice(chosen.runtime, chosen.reason, found)
     served = {vendor for runtime, vendor in engines if wish.runtime in (AUTO, runtime)}
-    offered = {item.vendor for item in items if item.resource and asked in (AUTO, ANY_GPU, item.resource)}
+    offered = {item.vendor for item in items}
     if offered and not offered & served:
         message = f"No engine that may serve this has an image for GPUs of {', '.join(sorted(offered))}: give it one."
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
@@ -219,5 +250,22 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, engines: Engines) -> Choi
     # What a QuantJob makes is for llama.cpp.
     variants = () if wish.runtime == VLLM else wish.variants
     fit = check_fit(demand, inventory, variants, wish.tolerations, accelerator="gpu")
-    hint = "" if items or "/" in asked else f" {TO_COME}"
+    hint = "" if items else f" {TO_COME}"
     raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message + hint))
+
+
+def _name_gpus(asked: str, published: Published) -> Accelerator:
+    """GPUs by a name that no node offers; raises Blocked where nobody knows whose they are."""
+    if name := find_device_class(asked):
+        classes = read_classes(published.classes) if published.nodes else OF_DRIVERS
+        if vendor := DRIVERS.get(classes.get(name, "")):
+            return Accelerator(vendor, "", 1, device_class=name)
+        message = (
+            f"No DeviceClass {name} is known that selects devices of {', '.join(DRIVERS)}: create it, or name another "
+            "in spec.accelerator."
+        )
+        raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, message))
+    if vendor := find_vendor(asked):
+        return Accelerator(vendor, "", 1, resource=asked)
+    message = f"{asked} is no resource of NVIDIA, AMD or Intel, for whose GPUs engines are built: name one of theirs."
+    raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))

@@ -77,11 +77,16 @@ def _is_rolled_out(deployment: Manifest | None, pods: Sequence[Manifest], wanted
     there = (deployment or {}).get("spec", {}).get("template")
     if deployment is None or first_difference(wanted["spec"]["template"], there) is not None:
         return False
-    seen = count(deployment, "observedGeneration") >= deployment["metadata"].get("generation", 1)
-    if seen and count(deployment, "updatedReplicas") == count(deployment, "replicas"):
+    if is_settled(deployment):
         return True
     # Its numbers are of before the last apply. The engines themselves tell a new number from a new template.
     return bool(pods) and all(_is_current(pod, wanted) for pod in pods)
+
+
+def is_settled(deployment: Manifest) -> bool:
+    """Whether a Deployment's engines are all of the template that it has."""
+    seen = count(deployment, "observedGeneration") >= deployment["metadata"].get("generation", 1)
+    return seen and count(deployment, "updatedReplicas") == count(deployment, "replicas")
 
 
 def count(deployment: Manifest | None, name: str) -> int:

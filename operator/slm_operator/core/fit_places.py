@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slm_operator.core.accelerator_labels import build_tolerations
 from slm_operator.core.fit_demand import Demand, device_bytes, node_bytes, splits
 from slm_operator.core.inventory import Accelerator, NodeKind, Taint
 
@@ -66,8 +67,8 @@ def snugness(place: Place) -> tuple[int, int, int]:
 
 def is_repelling(kind: NodeKind, tolerations: Tolerations) -> bool:
     """Whether neither the node's CPUs nor its GPUs can be had."""
-    own = {item.resource for item in kind.accelerators}
-    return not tolerates(tuple(taint for taint in kind.taints if taint.key not in own), tolerations)
+    own = [each for item in kind.accelerators for each in build_tolerations(item.resource, item.vendor)]
+    return not tolerates(kind.taints, [*tolerations, *own])
 
 
 def tolerates(taints: Sequence[Taint], tolerations: Tolerations) -> bool:

@@ -7,8 +7,8 @@ from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import AcceleratorStatus, InferenceServiceSpec
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.slmmodel import SLMModel
-from slm_operator.core.accelerators import build_inventory
-from slm_operator.core.choosing import select_nodes
+from slm_operator.core.accelerators import Published
+from slm_operator.core.choosing import find_offered
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.fit import Variant, check_fit
 from slm_operator.core.fit_demand import Demand
@@ -21,15 +21,15 @@ def judge_unscheduled(
     demand: Demand,
     variants: Sequence[Variant],
     spec: InferenceServiceSpec,
-    nodes: Sequence[Manifest],
+    published: Published,
     accelerator: AcceleratorStatus,
 ) -> Verdict:
-    """``verdict`` with where the engine fits; that all of ``nodes`` are too small is a reason of its own."""
+    """``verdict`` with where the engine fits; that all nodes are too small is a reason of its own."""
     tolerations = [each.model_dump() for each in spec.tolerations]
-    sort = "gpu" if accelerator.resource else "none"
-    fit = check_fit(demand, build_inventory(select_nodes(nodes, spec)), variants, tolerations, accelerator=sort)
+    sort = "gpu" if accelerator.count else "none"
+    fit = check_fit(demand, find_offered(published, spec), variants, tolerations, accelerator=sort)
     if fit.fits:
-        what = "The model" if accelerator.resource else f"Its memory, {demand.describe()},"
+        what = "The model" if accelerator.count else f"Its memory, {demand.describe()},"
         return replace(verdict, message=f"{verdict.message} {what} fits on {fit.fits[0]}.")
     reason = Reason.DOES_NOT_FIT if fit.misses else verdict.reason
     return replace(verdict, reason=reason, message=f"{verdict.message} {fit.message}")

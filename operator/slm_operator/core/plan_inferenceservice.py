@@ -20,6 +20,7 @@ from slm_operator.core.manifests.metadata import is_controlled_by, is_predecesso
 from slm_operator.core.placing import asked_memory, find_variants, judge_unscheduled
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey, Plan, key_of
 from slm_operator.core.plan_canary import plan_canary
+from slm_operator.core.plan_claims import plan_claims
 from slm_operator.core.scaling import build_scaled, judge_waking, judge_zero, look_again
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -72,11 +73,12 @@ def plan_inferenceservice(snapshot: ServiceSnapshot, now: datetime) -> Plan:
     about = ObjectKey("InferenceService", service.metadata.namespace, service.metadata.name)
     if wanted.children and snapshot.replicas <= 1 and _is_ours(snapshot, snapshot.budget) and not suspended:
         sequence.delete.append(ObjectKey("PodDisruptionBudget", about.namespace, about.name))
+    claims = plan_claims(snapshot, wanted) if wanted.children and not suspended else Plan()
     return Plan(
         status=_build_status(snapshot, wanted, verdict, now),
-        create=tuple(sequence.create),
+        create=(*sequence.create, *claims.create),
         apply=() if suspended else tuple(wanted.children),
-        delete=(*sequence.delete, *wanted.rollout.delete),
+        delete=(*sequence.delete, *wanted.rollout.delete, *claims.delete),
         events=(
             *wanted.rollout.events,
             *(_scaling(snapshot, about) if wanted.children and not suspended else ()),
@@ -101,11 +103,11 @@ def _judge(snapshot: ServiceSnapshot, wanted: Wanted) -> Verdict:
         return Verdict("idle", Reason.STOPPED, "Scaled to zero replicas: set spec.replicas to 1 or more to serve.")
     url, deployment = address_url(snapshot.service, snapshot.address, snapshot.placement), wanted.children[0]
     verdict = judge_engines(snapshot.service, snapshot.deployment, snapshot.address, snapshot.pods, deployment, url)
-    if verdict.reason == Reason.POD_WAITING and snapshot.nodes and wanted.choice:
+    if verdict.reason == Reason.POD_WAITING and snapshot.published.nodes and wanted.choice:
         spec, accelerator = snapshot.service.spec, wanted.choice.accelerator
         variants = find_variants(snapshot.model, snapshot.quant_job)
         demand = build_demand(snapshot, wanted, asked_memory(spec, deployment))
-        verdict = judge_unscheduled(verdict, demand, variants, spec, snapshot.nodes, accelerator)
+        verdict = judge_unscheduled(verdict, demand, variants, spec, snapshot.published, accelerator)
     return judge_waking(snapshot.service, verdict)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.accelerators import Published
 from slm_operator.core.canary_scene import CanaryView
 from slm_operator.core.placement import Placement
 from slm_operator.core.plan import Manifest
@@ -37,8 +38,10 @@ class ServiceSnapshot:
     """Where demand decides how many engines there are."""
     canary: CanaryView = field(default_factory=CanaryView)
     """Engines of a change that is being tried."""
-    nodes: tuple[Manifest, ...] = ()
-    """The cluster's Nodes, where an engine is to be chosen or the scheduler finds none for it, and they may be read."""
+    claim_templates: tuple[Manifest, ...] = ()
+    """ResourceClaimTemplates."""
+    published: Published = field(default_factory=Published)
+    """What nodes offer, where an engine is to be chosen or the scheduler finds none for it, and that may be read."""
 
     @property
     def replicas(self) -> int:

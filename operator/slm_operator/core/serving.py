@@ -176,9 +176,9 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
     variants = find_variants(snapshot.model, snapshot.quant_job)
     wish = Wish(snapshot.service.spec, source.formats, _demand(snapshot, source.size_bytes, source.variant), variants)
     if made is None:
-        return choose_engine(wish, snapshot.nodes, snapshot.placement)
+        return choose_engine(wish, snapshot.published, snapshot.placement)
     try:
-        found = choose_engine(wish, snapshot.nodes, snapshot.placement)
+        found = choose_engine(wish, snapshot.published, snapshot.placement)
     except Blocked:
         return made
     # Nodes may be on their way for what waits: only GPUs that are there and large enough are better than that.

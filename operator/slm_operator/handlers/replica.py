@@ -13,7 +13,7 @@ from kubernetes.aio.client import ApiClient
 from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_audit import Audit
 from slm_operator.adapters.kube_client import Always, KubeClient, open_api
-from slm_operator.adapters.kube_kinds import KINDS, NODE, Kind
+from slm_operator.adapters.kube_kinds import KINDS, PUBLISHED, Kind
 from slm_operator.adapters.kube_progress import ProgressReader
 from slm_operator.adapters.lease import Leadership, LeaseSettings
 from slm_operator.adapters.metrics import Metrics
@@ -66,7 +66,7 @@ class Replica:
         """What is watched: who looks at some namespaces has no right to see nodes."""
         everywhere = not self._settings.watch_namespaces
         nodes = self._settings.watch_nodes and everywhere
-        return [kind for kind in KINDS.values() if kind.name != NODE or nodes]
+        return [kind for kind in KINDS.values() if kind.name not in PUBLISHED or nodes]
 
     def _field_selectors(self) -> dict[str, str]:
         """Of all PersistentVolumeClaims, only the stores."""

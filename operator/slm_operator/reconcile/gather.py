@@ -7,6 +7,7 @@ from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
+from slm_operator.core.accelerators import Published
 from slm_operator.core.canary_scene import CanaryView
 from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.deployment import address_name
@@ -121,8 +122,16 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
         canary=await _gather_canary(cluster, service) if canary else CanaryView(),
+        claim_templates=tuple(await cluster.list("ResourceClaimTemplate", namespace, build_labels(service)))
+        if placement.pods
+        else (),
     )
-    return replace(snapshot, nodes=tuple(await cluster.list("Node"))) if needs_nodes(snapshot) else snapshot
+    return replace(snapshot, published=await _gather_published(cluster)) if needs_nodes(snapshot) else snapshot
+
+
+async def _gather_published(cluster: Cluster) -> Published:
+    nodes, slices, classes = [tuple(await cluster.list(kind)) for kind in ("Node", "ResourceSlice", "DeviceClass")]
+    return Published(nodes, slices, classes)
 
 
 async def _gather_canary(cluster: Cluster, service: InferenceService) -> CanaryView:

@@ -50,7 +50,7 @@ def read_devices(inventory: Inventory) -> list[Accelerator]:
 
 @pytest.mark.parametrize("record", CLUSTER, ids=lambda record: record["node"])
 def test_what_real_nodes_published_is_read(record: dict[str, Any]) -> None:
-    inventory = build_inventory([build_node(record)], build_slices(record))
+    inventory = build_inventory([build_node(record)], build_slices(record), by_claim=True)
     assert read_devices(inventory) == expect(record)
     for note in record.get("notes", []):
         assert any(note in told for told in inventory.notes), inventory.notes
@@ -82,11 +82,16 @@ def test_equal_nodes_are_one_kind_with_the_memory_of_the_smallest() -> None:
     assert kinds[1].describe() == "CPU and 64.00 GiB (c)"
 
 
-def test_what_a_driver_publishes_goes_before_labels() -> None:
+def test_what_a_node_offers_in_both_ways_counts_once_as_the_device_plugins_unless_a_class_is_asked_for() -> None:
     record = next(item for item in CLUSTER if "AMD's DRA driver" in item["node"])
-    sources = {item.source for item in read_devices(build_inventory([build_node(record)], build_slices(record)))}
-    without = {item.source for item in read_devices(build_inventory([build_node(record)]))}
-    assert (sources, without) == ({"ResourceSlice"}, {"amd.com labels"})
+    nodes, slices = [build_node(record)], build_slices(record)
+    by_resource, by_claim = (build_inventory(nodes, slices, by_claim=each) for each in (False, True))
+    assert [(item.count, item.resource, item.source) for item in read_devices(by_resource)] == [
+        (2, "amd.com/gpu", "amd.com labels")
+    ]
+    assert [(item.count, item.device_class, item.source) for item in read_devices(by_claim)] == [
+        (2, "gpu.amd.com", "ResourceSlice")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,16 @@ import pytest
 import yaml
 
 from dev.generate import BlockDumper
+from slm_operator.adapters.kube_kinds import PUBLISHED
 from tests.support.memory_cluster import OURS, Operated
 from tests.support.planning import QWEN3, succeed, succeed_as
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "cluster"
 NAMES = sorted(path.stem for path in (GOLDEN / "input").glob("*.yaml"))
-CHILDREN = ("PersistentVolumeClaim", "NetworkPolicy", "Job", "Deployment", "Service", "PodDisruptionBudget")
+CHILDREN = (
+    *("PersistentVolumeClaim", "NetworkPolicy", "Job", "ResourceClaimTemplate"),
+    *("Deployment", "Service", "PodDisruptionBudget"),
+)
 
 
 def readable(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -48,5 +52,5 @@ async def test_children_are_the_golden_ones(name: str) -> None:
 
 def test_every_kind_has_a_golden_pair() -> None:
     inputs = [list(yaml.safe_load_all((GOLDEN / "input" / f"{name}.yaml").read_text())) for name in NAMES]
-    assert {document["kind"] for documents in inputs for document in documents} == {*OURS, "Node"}
+    assert {document["kind"] for documents in inputs for document in documents} == {*OURS, *PUBLISHED}
     assert {path.stem for path in (GOLDEN / "output").glob("*.yaml")} == set(NAMES)

@@ -108,7 +108,8 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
         start_seconds = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
         extra = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": start_seconds + 60}
         grace = CLUSTER_GRACE_SECONDS
-    shape = PodShape("serve", "read", "Always", grace, service.spec, build_demands(engine.accelerator, overhead))
+    demands = build_demands(service, engine.accelerator, overhead)
+    shape = PodShape("serve", "read", "Always", grace, service.spec, demands)
     annotations = {
         ANNOTATION_VARIANT: engine.weights.variant,
         ANNOTATION_BLOB: engine.weights.blob,
@@ -149,13 +150,13 @@ def _resources(service: InferenceService, engine: Engine, overhead: Overhead, pl
             resources.setdefault("requests", {})["memory"] = str(engine.memory_bytes)
         return resources
     accelerator, pods = engine.accelerator, with_room(pods, overhead.cpu_limit, overhead.temporary_storage)
-    if not accelerator.resource:
+    if not accelerator.count:
         return fill_resources(
             given, engine_memory(engine.size_bytes, engine.memory_bytes, overhead.process_bytes), pods
         )
     # The weights only pass through the page cache, on their way to the GPUs.
     resources = fill_resources(given, Memory(overhead.process_bytes, engine.size_bytes), pods)
-    return add_devices(resources, accelerator.resource, accelerator.count)
+    return add_devices(resources, accelerator)
 
 
 def _cluster_variables(container: Manifest) -> list[Manifest]:

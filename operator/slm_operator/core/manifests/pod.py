@@ -22,6 +22,8 @@ class PodDemands:
     """Beside the user's own."""
     node_expressions: tuple[Manifest, ...] | None = None
     """Label requirements of nodes, all of which must hold; None where there never are any."""
+    claims: tuple[Manifest, ...] = ()
+    """``resourceClaims``: devices of DRA drivers."""
     shared_memory: str = ""
     """Size of ``/dev/shm``, a quantity; empty for what the container runtime gives (64 MiB)."""
     temporary_storage: str = ""
@@ -87,6 +89,7 @@ def _build_pod_spec(shape: PodShape, container: Manifest, pods: ClusterPods) -> 
         **_build_scheduling(shape.scheduling, demands),
         "containers": [{**container, "imagePullPolicy": pods.image_pull_policy}],
         "volumes": volumes,
+        **({"resourceClaims": list(demands.claims)} if demands.claims else {}),
     }
 
 
