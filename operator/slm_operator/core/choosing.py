@@ -258,7 +258,7 @@ def _name_gpus(asked: str, published: Published) -> Accelerator:
     """GPUs by a name that no node offers; raises Blocked where nobody knows whose they are."""
     if name := find_device_class(asked):
         classes = read_classes(published.classes) if published.nodes else OF_DRIVERS
-        if vendor := DRIVERS.get(classes.get(name, "")):
+        if (found := classes.get(name)) and (vendor := DRIVERS.get(found.driver)):
             return Accelerator(vendor, "", 1, device_class=name)
         message = (
             f"No DeviceClass {name} is known that selects devices of {', '.join(DRIVERS)}: create it, or name another "

@@ -70,6 +70,7 @@ SMALL: Manifest = json.loads(json.dumps(A100[1]).replace("80Gi", "5Gi"))
 BOTH = {**A100[0], "status": {**A100[0]["status"], "allocatable": H100["status"]["allocatable"]}}
 """A device plugin offers what the driver does, too."""
 OWN = device_class("large.example.com", f"{DRIVER} && device.attributes['gpu.nvidia.com'].productName.contains('A100')")
+STANDING = {**A100[2], "spec": {**A100[2]["spec"], "extendedResourceName": "nvidia.com/gpu"}}
 FOREIGN = device_class("nics", "device.driver == 'nic.example.com'")
 
 
@@ -130,6 +131,8 @@ def claimed(made: Operated, name: str = "s") -> str:
             1,
             "1 x NVIDIA A100",
         ),
+        # What the driver's chart says from Kubernetes 1.36 on: a claim has the memory, too.
+        ((*A100[:2], STANDING), {"accelerator": "nvidia.com/gpu"}, VLLM, "gpu.nvidia.com", 1, "1 x NVIDIA A100 80GB"),
         # Nodes that an autoscaler brings, also where it is not known yet what they will publish.
         (
             (CPUS, A100[2]),
