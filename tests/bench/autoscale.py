@@ -1,4 +1,7 @@
-"""A bursty day through the autoscaler and through what HPA and KEDA do: engines paid for, and time requests waited."""
+"""A bursty day through the autoscaler and through what HPA and KEDA do: engines paid for, and time requests waited.
+
+Then a real service is woken from zero on this machine, and the time until its first token split into its parts.
+"""
 
 import os
 import statistics
@@ -20,6 +23,8 @@ from tests.bench.serving_simulation import (
     Scaler,
     Simulation,
 )
+from tests.bench.waking import PARTS, measure_waking
+from tests.support.models import SMOLLM2_135M
 
 SUBJECTS: Mapping[str, Callable[[], Scaler]] = {
     "slm autoscaler": Ours,
@@ -42,6 +47,9 @@ GOALS = {
     "queueSecondsP99ToKedaHttp": Goal("max", 1.0),
     "rejectedMoreThanKeda": Goal("max", 0.0),
 }
+WAKES = 9
+WAKING_GOALS = {"slowestDecideMs": Goal("max", 200.0)}
+"""From the first request to the Deployment that asks for an engine."""
 TRACE = "SLM_BENCH_TRACE"
 """Names a recorded trace to take instead, in Azure's or BurstGPT's form."""
 
@@ -49,9 +57,18 @@ TRACE = "SLM_BENCH_TRACE"
 PICTURE = ROOT / "build" / "bench" / "autoscale.png"
 
 
-def run(
-    _folder: Path, seeds: Sequence[int] = SEEDS, hours: tuple[float, ...] = HOURS, picture: Path = PICTURE
-) -> Report:
+def run(folder: Path) -> Report:
+    """The days, and the wake-ups."""
+    report = simulate(SEEDS, HOURS, PICTURE)
+    waking = measure_waking(folder, WAKES, SMOLLM2_135M)
+    report.figures["woken from zero, on this machine"] = waking
+    report.ratios["slowestDecideMs"] = waking["slowestDecideMs"]
+    report.goals = GOALS | WAKING_GOALS
+    report.notes += [f"{name}: {what}" for name, what in PARTS.items()]
+    return report
+
+
+def simulate(seeds: Sequence[int], hours: tuple[float, ...], picture: Path) -> Report:
     """The drawn days, or the trace that SLM_BENCH_TRACE names; the picture lies beside the report."""
     trace = os.environ.get(TRACE, "")
     days = [read_trace(Path(trace))] if trace else [draw_day(seed, hours) for seed in seeds]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from slm_contract.specs import ConvertSpec, QuantizeSpec
 from slm_operator.core.quantity import plan_threads
@@ -20,16 +19,12 @@ from slm_pipelines.steps import convert, quantize
 from slm_pipelines.store import Store
 from tests.bench.harness import ROOT, Figures, Goal, Report, take_turns
 from tests.bench.limited import cpu_limit
-from tests.support.models import write_model
+from tests.support.models import SMOLLM2_135M, write_model
 from tests.support.stored import store_folder
 
 LIMITS = (0.5, 1.0, 1.5, 2.0)
 DEFAULTS = (8, 32)
 """Cores of nodes: what the engine's default is there, besides this machine's."""
-SHAPE: dict[str, Any] = {
-    "hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1536, "vocab": 49_152, "tied": True,
-}  # fmt: skip
-"""SmolLM2-135M's, of its published config.json; weights are random, which costs the same time."""
 ROUNDS = 3
 GOAL = 1.0
 
@@ -56,7 +51,7 @@ def run(folder: Path) -> Report:
 
 def _make_model(folder: Path) -> Path:
     store = Store(folder / "store")
-    digest = store_folder(store, write_model(folder / "model", "llama", **SHAPE))
+    digest = store_folder(store, write_model(folder / "model", "llama", **SMOLLM2_135M))
     converted = convert.run(ConvertSpec(model=digest, store=str(store.folder)), Reporter("convert"))
     spec = QuantizeSpec(gguf=converted.manifest, type="Q8_0", store=str(store.folder))
     return store.blob_path(quantize.run(spec, Reporter("quantize")).blob)

@@ -77,6 +77,10 @@ CONVERT_CASES: dict[str, dict[str, Any]] = {
     },
 }
 """Arguments of ``write_model`` for each golden file in tests/golden/convert."""
+SMOLLM2_135M: dict[str, Any] = {
+    "hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1536, "vocab": 49_152, "tied": True,
+}  # fmt: skip
+"""Its shape, of its published config.json, as arguments of ``write_model``."""
 BLOCK_ELEMENTS = 1 << 20
 """Random numbers drawn per tensor; larger tensors repeat them, so that time and memory stay small."""
 

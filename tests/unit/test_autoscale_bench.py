@@ -146,7 +146,7 @@ def test_recorded_traces_are_read_and_thinned(tmp_path: Path) -> None:
 
 def test_the_report_compares_every_subject_on_the_same_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(autoscale.TRACE, raising=False)
-    report = autoscale.run(tmp_path, (1, 2), MORNING, tmp_path / "autoscale.png")
+    report = autoscale.simulate((1, 2), MORNING, tmp_path / "autoscale.png")
     document = json.loads(report.write(tmp_path).read_text())
     assert list(document["figures"]) == ["slm autoscaler", "KEDA-like", "KEDA-HTTP-like", "HPA-like"]
     assert set(document["goals"]) <= set(document["ratios"])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-EAGER_SECONDS = 0.2
+EAGER_SECONDS = 0.05
 """Period before the first success: a wake-up from zero waits for it, and loopback requests cost nothing."""
 HOST = "127.0.0.1"
 

@@ -16,7 +16,7 @@ HABIT_SECONDS = 1200.0
 """How far back recurring bursts are remembered."""
 HABIT_BUCKET_SECONDS = 30.0
 """About the time an engine takes to start: what was needed at any moment of it was needed for all of it."""
-HABIT_SHARE = 0.125
+HABIT_SHARE = 0.175
 """Engines that were needed in more than this share of that time stay: the next burst comes sooner than they would be
 back."""
 BUCKETS = 20
