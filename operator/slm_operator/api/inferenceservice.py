@@ -211,8 +211,10 @@ class AcceleratorStatus(Message):
     """NVIDIA, AMD or Intel; empty for CPUs."""
     count: int = 0
     """GPUs of each engine; 0 on CPUs."""
+    shared_by: int = 1
+    """Pods that share each of them, by time-slicing or MPS."""
     memory_bytes: int = 0
-    """Memory that each of them must have, bytes; 0 where nobody knows what they have."""
+    """Memory that the engine takes of each of them, bytes; 0 where nobody knows what they have."""
     memory_label: str = ""
     """Label of nodes by which those whose GPUs have it are told, where one is published."""
     message: str = ""

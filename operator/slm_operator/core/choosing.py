@@ -193,13 +193,15 @@ def _describe(place: Place) -> AcceleratorStatus:
     assert item is not None  # noqa: S101 - places on GPUs alone come here
     memory = f"{format_bytes(place.needed_bytes)} of {format_bytes(place.offered_bytes)}"
     each = " each" if place.devices > 1 else ""
-    enough = f"it takes {memory}{each}" if place.offered_bytes else "nobody publishes its memory"
+    part = f", its part of a GPU that {item.shared_by} share" if item.shared_by > 1 else ""
+    enough = f"it takes {memory}{each}{part}" if place.offered_bytes else "nobody publishes its memory"
     return AcceleratorStatus(
         resource=item.resource,
         device_class=item.device_class,
         partition=item.partition,
         vendor=item.vendor,
         count=place.devices,
+        shared_by=item.shared_by,
         memory_bytes=place.needed_bytes if place.offered_bytes else 0,
         memory_label=find_memory_label(item) if place.offered_bytes else "",
         message=f"{place.devices} x {item}, as on {place.kind.nodes[0]}: {enough}.",

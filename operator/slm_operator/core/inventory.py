@@ -38,8 +38,11 @@ class Accelerator:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory of one device that an engine may count on, bytes; 0 where it is not known."""
-        return self.free_bytes or self.memory_bytes
+        """Memory of one device that an engine may count on, bytes; 0 where it is not known. Of a shared one, its part.
+
+        Time-slicing bounds nobody's memory: whoever takes more ends the others.
+        """
+        return (self.free_bytes or self.memory_bytes) // self.shared_by
 
     @property
     def devices(self) -> int:

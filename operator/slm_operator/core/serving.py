@@ -99,6 +99,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         threads=plan_threads(cpu_limit(spec.resources, placement.pods), placement.machine_cpus),
         host=placement.listen_host,
         devices=devices,
+        shared_by=choice.accelerator.shared_by,
         kv_bytes=serving.kv_cache if serving else 0,
         task=spec.task,
         sleep_after_seconds=spec.autoscaling.sleep_after_seconds if spec.autoscaling else 0,

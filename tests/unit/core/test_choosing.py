@@ -42,6 +42,15 @@ def node(labels: Manifest, allocatable: Manifest, **spec: Any) -> Manifest:
 H100, MI300X = recorded("Dell XE9680"), recorded("Azure ND96isr")
 CPUS = node({}, {"cpu": "16", "memory": "64Gi"})
 T4 = node({"nvidia.com/gpu.memory": "15360", "nvidia.com/gpu.count": "1"}, {"memory": "64Gi", "nvidia.com/gpu": "1"})
+SHARED = node(
+    {
+        "nvidia.com/gpu.product": "NVIDIA-A10G-SHARED",
+        "nvidia.com/gpu.memory": "23028",
+        "nvidia.com/gpu.count": "1",
+        "nvidia.com/gpu.replicas": "4",
+    },
+    {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "4"},
+)
 BARE = node({}, {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "2"})
 
 
@@ -409,3 +418,27 @@ async def test_a_service_that_fits_nowhere_looks_again() -> None:
     await made.put({**H100, "metadata": {**H100["metadata"], "name": "new"}})
     await made.settle(succeed_as("Qwen/Qwen3-8B"))
     assert container(made)["command"][0] == "vllm"
+
+
+async def test_of_a_gpu_that_pods_share_an_engine_takes_its_part() -> None:
+    made = await operate([SHARED], "Qwen/Qwen3-0.6B", parallel=8)
+    found = status(made)["accelerator"]
+    assert (found["resource"], found["count"], found["sharedBy"]) == ("nvidia.com/gpu", 1, 4)
+    assert found["message"].endswith("of 5.62 GiB, its part of a GPU that 4 share.")
+    command = container(made)["command"]
+    assert command[command.index("--gpu-memory-utilization") + 1] == "0.225"
+    deployment = made.cluster.objects[ObjectKey("Deployment", "default", "s")]
+    affinity = deployment["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    ((term,),) = (
+        each["matchExpressions"]
+        for each in affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    )
+    assert (term["key"], term["operator"]) == ("nvidia.com/gpu.memory", "Gt")
+    assert int(term["values"][0]) == -(-4 * found["memoryBytes"] // 2**20) - 1, "the label tells of the whole GPU"
+
+
+async def test_what_fits_a_whole_gpu_but_no_part_of_one_says_so() -> None:
+    made = await operate([SHARED], accelerator="gpu", runtime="vllm")
+    ready = next(each for each in status(made)["conditions"] if each["type"] == "Ready")
+    assert ready["reason"] == "DoesNotFit"
+    assert "5.62 GiB" in ready["message"]

@@ -24,7 +24,7 @@ def build_demands(service: InferenceService, accelerator: AcceleratorStatus, ove
     terms = []
     if accelerator.memory_label:
         # Devices of one resource differ, and a smaller one would end the engine in the middle of its start.
-        least = -(-accelerator.memory_bytes // MIB)
+        least = -(-accelerator.memory_bytes * accelerator.shared_by // MIB)
         terms.append({"key": accelerator.memory_label, "operator": "Gt", "values": [str(least - 1)]})
     return PodDemands(
         tolerations=build_tolerations(accelerator.resource, accelerator.vendor),

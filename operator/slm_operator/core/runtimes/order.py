@@ -30,6 +30,8 @@ class Order:
     """Address to listen on."""
     devices: int = 0
     """GPUs it computes on; 0 for CPUs."""
+    shared_by: int = 1
+    """Pods that share each of them."""
     kv_bytes: int = 0
     """Size of the KV cache of all slots, bytes; 0 where it is not known."""
     task: str = "generate"

@@ -5,6 +5,7 @@ is never in its development mode, whose routes change the engine without asking 
 among them, and so it does not.
 """
 
+from slm_operator.core.fit_demand import VLLM_UTILIZATION
 from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.runtimes import order as orders
@@ -52,8 +53,14 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--tensor-parallel-size", str(max(1, order.devices))),
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
         *([] if order.devices else ["--kv-cache-memory-bytes", str(_cache_bytes(order))]),
+        *(["--gpu-memory-utilization", _share(order)] if order.shared_by > 1 else []),
         *TASKS[order.task],
     ]
+
+
+def _share(order: Order) -> str:
+    """Of a GPU that others use too, of which it would take nearly all otherwise."""
+    return f"{VLLM_UTILIZATION * 1000 // order.shared_by / 1000:.3f}"
 
 
 def _cache_bytes(order: Order) -> int:
