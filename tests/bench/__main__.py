@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from tests.bench import acquire, autoscale, convert, gateway, operator, reconcile, threads
@@ -30,7 +31,8 @@ def main() -> int:
     chosen = parser.parse_args().name
     met = True
     for name in BENCHMARKS if chosen == "all" else [chosen]:
-        with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
+        # Steps tell their progress where the report is to be.
+        with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder, redirect_stdout(sys.stderr):
             report = BENCHMARKS[name](Path(folder))
         report.write(ROOT / "build" / "bench")
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
