@@ -24,6 +24,7 @@ CASES = {
     # The driver publishes both GPUs of that node as whole ones, though one of them is cut.
     "dra": {"dra-node", "dra-mig-node"},
     "dra-mig": {"dra-mig-node"},
+    "dra-partitions": {"partitions-node"},
 }
 """Service of a golden pair to the nodes on which its engines may run."""
 T4 = {"nvidia.com/gpu.memory": "15360", "nvidia.com/gpu.product": "Tesla-T4", "kubernetes.io/hostname": "t4"}
@@ -139,6 +140,20 @@ def test_an_engine_gets_a_partition_of_the_size_that_was_chosen(cluster: Cluster
     (devices,) = given_devices(cluster, place, "dra-mig")
     assert devices <= {"dra-mig-node/gpu-0-mig-19-7-1", "dra-mig-node/gpu-0-mig-19-8-1"}
     assert len(devices) == 1
+
+
+def test_partitions_that_are_made_on_demand_are_claimed_until_their_gpu_is_used_up(
+    cluster: Cluster, place: str
+) -> None:
+    """Two of 40 GB take all of the GPU: there is no room for a third, nor for one of those of 20 GB that are left."""
+    child = read("output", "dra-partitions", "Deployment")
+    apply(cluster, place, {**child, "spec": {**child["spec"], "replicas": 3}})
+    two = "--for=jsonpath={.status.readyReplicas}=2"
+    cluster.kubectl("wait", "-n", place, two, "deployment/dra-partitions", "--timeout=60s")
+    assert sorted(map(sorted, given_devices(cluster, place, "dra-partitions"))) == [
+        ["partitions-node/gpu-0-mig-3g-40gb-0"],
+        ["partitions-node/gpu-0-mig-3g-40gb-1"],
+    ]
 
 
 def test_each_engine_claims_gpus_of_its_own_and_one_more_than_there_are_waits(cluster: Cluster, place: str) -> None:

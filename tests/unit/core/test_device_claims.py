@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from slm_operator.adapters.kube_kinds import PUBLISHED
 from slm_operator.api.inferenceservice import AcceleratorStatus
 from slm_operator.api.registry import parse_resource
 from slm_operator.core.manifests.resource_claim import build_claim_template
 from slm_operator.core.placement import LLAMA_CPP, VLLM
 from slm_operator.core.plan import ObjectKey
-from tests.support.memory_cluster import ON_CLUSTER, Operated
+from tests.support.memory_cluster import ON_CLUSTER, MemoryCluster, Operated
 from tests.support.planning import succeed_as
 from tests.unit.core.test_choosing import (
     CPUS,
@@ -35,7 +36,7 @@ DRAWN = {"key": "nvidia.com/gpu", "operator": "Exists"}
 
 
 def golden(name: str) -> tuple[Manifest, ...]:
-    """Node, ResourceSlice and DeviceClass of a golden input."""
+    """Node, ResourceSlices and DeviceClass of a golden input."""
     documents = list(yaml.safe_load_all((GOLDEN / "cluster" / "input" / f"vllm-{name}.yaml").read_text()))
     return tuple(documents[2:])
 
@@ -64,7 +65,7 @@ def recorded(words: str) -> tuple[Manifest, ...]:
     )
 
 
-A100, MIG = golden("dra"), golden("dra-mig")
+A100, MIG, PARTITIONS = golden("dra"), golden("dra-mig"), golden("dra-partitions")
 MI300X = recorded("AMD's DRA driver")
 SMALL: Manifest = json.loads(json.dumps(A100[1]).replace("80Gi", "5Gi"))
 BOTH = {**A100[0], "status": {**A100[0]["status"], "allocatable": H100["status"]["allocatable"]}}
@@ -112,6 +113,16 @@ def claimed(made: Operated, name: str = "s") -> str:
         (A100, {"tensorParallelSize": 2}, VLLM, "gpu.nvidia.com", 2, "2 x NVIDIA A100 80GB PCIe, as on dra-node: it"),
         # Its partitions are too small, and nobody could ask for the whole GPU beside them.
         (MIG, {}, LLAMA_CPP, "", 0, "CPUs."),
+        # Those that are possible on one GPU, of which the smallest that has the memory is enough.
+        (PARTITIONS, {}, VLLM, "mig.nvidia.com", 1, "1 x NVIDIA H100 80GB HBM3, MIG 3g.40gb, as on partitions-node"),
+        (
+            (*PARTITIONS, A100[2]),
+            {"accelerator": "deviceclass/gpu.nvidia.com"},
+            VLLM,
+            "gpu.nvidia.com",
+            1,
+            "1 x NVIDIA H100 80GB HBM3, as on partitions-node: it takes ",
+        ),
         (MI300X, {}, VLLM, "gpu.amd.com", 1, "1 x AMD Instinct MI300X OAM, dpx_nps1, as on node: it takes "),
         # The plugin's, as other pods of the node ask for these; unless the spec says otherwise.
         ((BOTH, *A100[1:]), {}, VLLM, "nvidia.com/gpu", 1, "1 x NVIDIA, as on dra-node: nobody publishes its memory."),
@@ -309,6 +320,30 @@ async def test_a_canary_claims_by_a_template_of_its_own_which_goes_with_it() -> 
     assert made.told("InferenceService", "s")[0] == "CanaryRolledBack"
     assert set(templates(made)) == {before}
     assert await made.look() == 0, "what is not tried again is not made again"
+
+
+async def test_at_rest_nobody_looks_at_what_clusters_publish(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    listed = MemoryCluster.list
+
+    async def listen(cluster: MemoryCluster, kind: str, *rest: Any, **named: Any) -> Any:
+        looked.append(kind)
+        return await listed(cluster, kind, *rest, **named)
+
+    monkeypatch.setattr(MemoryCluster, "list", listen)
+    made = await operate(*A100)
+    assert set(PUBLISHED) <= set(looked)
+    looked.clear()
+    assert await made.look() == 0
+    assert looked
+    assert not set(PUBLISHED) & set(looked)
+
+
+async def test_engines_on_several_gpus_claim_equal_ones() -> None:
+    made = await operate(*A100, tensorParallelSize=2)
+    (claim,) = (each for key, each in made.cluster.objects.items() if key.kind == "ResourceClaimTemplate")
+    equal = {"requests": ["gpus"], "matchAttribute": "gpu.nvidia.com/productName"}
+    assert claim["spec"]["spec"]["devices"]["constraints"] == [equal]
 
 
 async def test_a_suspended_service_makes_and_removes_no_template() -> None:

@@ -15,6 +15,9 @@ from slm_operator.core.resources import MIB
 
 REQUEST = "gpus"
 """Name of the request, and of the claim in the pod."""
+ALIKE = {"NVIDIA": "gpu.nvidia.com/productName", "AMD": "gpu.amd.com/productName"}
+"""Vendor to the attribute in which devices that work on one model together are equal: the slowest sets the pace, and a
+node may have several models of GPUs. A device without the attribute could never be claimed, so Intel has none."""
 
 
 def build_claim_template(service: InferenceService, accelerator: AcceleratorStatus) -> Manifest:
@@ -26,10 +29,10 @@ def build_claim_template(service: InferenceService, accelerator: AcceleratorStat
     }
     if expressions := list(_build_expressions(accelerator)):
         devices["selectors"] = [{"cel": {"expression": each}} for each in expressions]
-    spec = {
-        "metadata": {"labels": build_labels(service)},  # Of the claims.
-        "spec": {"devices": {"requests": [{"name": REQUEST, "exactly": devices}]}},
-    }
+    asked: Manifest = {"requests": [{"name": REQUEST, "exactly": devices}]}
+    if accelerator.count > 1 and (alike := ALIKE.get(accelerator.vendor)):
+        asked["constraints"] = [{"requests": [REQUEST], "matchAttribute": alike}]
+    spec = {"metadata": {"labels": build_labels(service)}, "spec": {"devices": asked}}  # Claims get the labels.
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
