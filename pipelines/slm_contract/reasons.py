@@ -25,6 +25,7 @@ class Reason(StrEnum):
     ACQUIRING = "Acquiring", "The files are being fetched into the store and verified."
     CONVERTING = "Converting", "The safetensors are being turned into an unquantized GGUF."
     LINKING = "Linking", "The model's files are being laid out under their names, for an engine that reads a folder."
+    COMPARING = "Comparing", "A draft model's vocabulary is being held against that of the model it drafts for."
     QUANTIZING = "Quantizing", "A variant is being made."
     EVALUATING = "Evaluating", "Perplexity, KL divergence and top-one agreement are being measured."
     BENCHMARKING = "Benchmarking", "Tokens per second are being measured."
@@ -48,7 +49,7 @@ class Reason(StrEnum):
     READY = "Ready", "The object does what its spec asks for."
     SUCCEEDED = "Succeeded", "Every variant was made and measured, and one was selected."
     # References
-    MODEL_NOT_FOUND = "ModelNotFound", "The SLMModel that `modelRef` names does not exist (yet)."
+    MODEL_NOT_FOUND = "ModelNotFound", "An SLMModel that the spec names does not exist (yet)."
     MODEL_NOT_READY = "ModelNotReady", "The referenced SLMModel exists but is not Ready."
     QUANT_JOB_NOT_FOUND = "QuantJobNotFound", "The QuantJob that `quantJobRef` names does not exist (yet)."
     QUANT_JOB_NOT_READY = "QuantJobNotReady", "The referenced QuantJob has not finished."
@@ -79,6 +80,7 @@ class Reason(StrEnum):
     UNSUPPORTED_DTYPE = "UnsupportedDtype", "The weights use a number format that the converter does not read."
     MISSING_TOKENIZER = "MissingTokenizer", "The repository has neither tokenizer.json nor tokenizer.model."
     UNSUPPORTED_TOKENIZER = "UnsupportedTokenizer", "The tokenizer is of a kind the converter does not know."
+    VOCABULARY_MISMATCH = "VocabularyMismatch", "A draft model's vocabulary is not that of the model it drafts for."
     # Quantization
     UNKNOWN_TYPE = "UnknownType", "The engine knows no quantization type of that name."
     TYPE_NOT_APPLICABLE = "TypeNotApplicable", "The tensor shapes do not divide into the blocks this type needs."

@@ -114,6 +114,15 @@ class SnapshotResult(Message):
     """Number of files."""
 
 
+class VocabularyResult(Message):
+    """A draft model's vocabulary is that of the model that it drafts for."""
+
+    step: Literal["vocabulary"] = "vocabulary"
+    """Which step this is."""
+    tokens: int
+    """Tokens that both have."""
+
+
 class EvaluateResult(Message):
     """What a variant lost."""
 
@@ -189,6 +198,7 @@ AnyResult = (
     | AcquireResult
     | ArtifactResult
     | SnapshotResult
+    | VocabularyResult
     | EvaluateResult
     | BenchmarkResult
     | ReportResult

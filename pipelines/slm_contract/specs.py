@@ -122,6 +122,19 @@ class SnapshotSpec(Message):
     """Folder of the store."""
 
 
+class VocabularySpec(Message):
+    """Hold a draft model's vocabulary against that of the model that it drafts for."""
+
+    step: Literal["vocabulary"] = "vocabulary"
+    """Which step this is."""
+    gguf: Digest
+    """Digest of the GGUF file that is served."""
+    draft: Digest
+    """Digest of the GGUF file of the draft model."""
+    store: str
+    """Folder of the store."""
+
+
 class QuantizeSpec(Message):
     """Make one variant of an unquantized GGUF."""
 
@@ -309,6 +322,7 @@ AnySpec = (
     | AcquireSpec
     | ConvertSpec
     | SnapshotSpec
+    | VocabularySpec
     | QuantizeSpec
     | EvaluateSpec
     | BenchmarkSpec

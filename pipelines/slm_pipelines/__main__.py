@@ -29,6 +29,7 @@ STEPS: dict[str, type[Message]] = {
     "acquire": specs.AcquireSpec,
     "convert": specs.ConvertSpec,
     "snapshot": specs.SnapshotSpec,
+    "vocabulary": specs.VocabularySpec,
     "quantize": specs.QuantizeSpec,
     "evaluate": specs.EvaluateSpec,
     "benchmark": specs.BenchmarkSpec,

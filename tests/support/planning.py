@@ -20,12 +20,14 @@ from slm_contract.results import (
     ResolveResult,
     SnapshotResult,
     StepError,
+    VocabularyResult,
 )
 from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.canary_scene import CanaryView
+from slm_operator.core.companions import list_companions
 from slm_operator.core.diff import is_applied
 from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME, LABEL_STEP
@@ -126,8 +128,14 @@ def succeed(label: str) -> Outcome:
         ),
         "acquire": AcquireResult(manifest=digest("model"), size_bytes=5000, file_count=3, fetched_bytes=5000),
         "convert": ArtifactResult(
-            step="convert", manifest=digest("m-base"), blob=digest("b-base"), size_bytes=4000, cached=False, tool="t"
+            step="convert",
+            manifest=digest(f"m-{variant or 'base'}"),
+            blob=digest(f"b-{variant or 'base'}"),
+            size_bytes=4000,
+            cached=False,
+            tool="t",
         ),
+        "vocabulary": VocabularyResult(tokens=1024),
         "snapshot": SnapshotResult(manifest=digest("model"), size_bytes=5000, file_count=3),
         "quantize": ArtifactResult(
             step="quantize",
@@ -199,6 +207,7 @@ class World:
         job = self._find("QuantJob", spec.quant_job_ref.name) if spec.quant_job_ref else None
         name = spec.model_ref.name if spec.model_ref else (job.spec.model_ref.name if isinstance(job, QuantJob) else "")
         pods = self._labelled("Pod", service)
+        beside = {each: self._find("SLMModel", each) for each in list_companions(spec).values()}
         return ServiceSnapshot(
             service=service,
             model=self._find("SLMModel", name),  # type: ignore[arg-type]
@@ -208,6 +217,7 @@ class World:
             address=self.objects.get(ObjectKey("Service", "default", service.metadata.name)),
             pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(LABEL_STEP) == "serve"),
             placement=self.placement,
+            companions={each: model for each, model in beside.items() if model is not None},  # type: ignore[misc]
             canary=CanaryView(
                 self.objects.get(canary_key(service)),
                 tuple(pod for pod in pods if pod["metadata"]["labels"].get(LABEL_STEP) == "canary"),

@@ -29,6 +29,15 @@ def test_dependants_are_direct_ones_and_those_behind_a_quantjob() -> None:
     assert references.of(MODEL) == []
 
 
+def test_an_object_depends_on_all_that_it_names_wherever_it_names_them() -> None:
+    references, draft = References(), ObjectKey("SLMModel", "n", "d")
+    spec = {"modelRef": {"name": "m"}, "speculative": {"draftModelRef": {"name": "d"}}, "list": [{"quantJobRef": 1}]}
+    references.learn(SERVICE, {"spec": spec})
+    assert (references.of(MODEL), references.of(draft)) == ([SERVICE], [SERVICE])
+    references.learn(SERVICE, {"spec": {"list": [{"modelRef": {"name": "d"}}]}})
+    assert (references.of(MODEL), references.of(draft)) == ([], [SERVICE])
+
+
 @pytest.mark.parametrize("spec", [None, 3, {"modelRef": "m"}, {"modelRef": {}}, {"modelRef": {"name": 1}}])
 def test_a_malformed_reference_names_nobody(spec: Any) -> None:
     references = References()

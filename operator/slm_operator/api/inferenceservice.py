@@ -88,6 +88,15 @@ class Rollout(Message):
     """Try a change on a part of the requests first. Default: engines are replaced one after the other."""
 
 
+class Speculative(Message):
+    """A small draft model proposes tokens, of which the served model keeps those that it would have written itself."""
+
+    draft_model_ref: ModelRef
+    """SLMModel that proposes them, in the same vocabulary as what is served."""
+    max_draft_tokens: int = Field(default=3, ge=1, le=16)
+    """Most tokens that it proposes at a time. Default: 3, as llama.cpp has it."""
+
+
 class InferenceServiceSpec(Scheduling):
     """What to serve, and how."""
 
@@ -108,6 +117,8 @@ class InferenceServiceSpec(Scheduling):
     task: Literal["generate", "embed", "rerank"] = "generate"
     """What the model is for: text, vectors (/v1/embeddings) or the order of documents (/v1/rerank). An engine does one
     of them. Default: generate."""
+    speculative: Speculative | None = None
+    """Write the same text faster with the help of a draft model, which llama.cpp does. Default: none."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
@@ -133,6 +144,10 @@ class InferenceServiceSpec(Scheduling):
     def _check(self) -> "InferenceServiceSpec":
         if (self.model_ref is None) == (self.quant_job_ref is None):
             raise ValueError(RULES[0].message)
+        if self.speculative and self.runtime not in ("auto", "llama.cpp"):
+            raise ValueError(SPECULATIVE_RULE.message)
+        if self.speculative and self.task != "generate":
+            raise ValueError(SPECULATIVE_TASK_RULE.message)
         if self.extra_args and self.runtime not in ("auto", "llama.cpp", "vllm"):
             raise ValueError(ARGS_RULE.message)
         for argument in self.extra_args:
@@ -244,6 +259,21 @@ class CanaryStatus(Message):
     """What came of it, with figures."""
 
 
+class CompanionStatus(Message):
+    """A further model that engines load beside what they serve."""
+
+    role: str
+    """What it is for: draft."""
+    digest: str = ""
+    """Digest of the GGUF file that is loaded."""
+    size_bytes: int = 0
+    """Its size, bytes."""
+    work_digest: str = ""
+    """Identity of the steps that made and checked the file: they are not done again while that is equal."""
+    store_uid: str = ""
+    """Identity of the volume claim that holds it (cluster)."""
+
+
 class InferenceServiceStatus(Message):
     """What is served, where, and why like that."""
 
@@ -269,6 +299,8 @@ class InferenceServiceStatus(Message):
     """Size of the weights among them, bytes."""
     memory_bytes: int = 0
     """Memory one engine is expected to need: weights, KV cache and compute buffers, bytes."""
+    companions: list[CompanionStatus] = Field(default_factory=list, max_length=32)
+    """Further models that are loaded beside it."""
     replicas: int = 0
     """Engines that exist."""
     ready_replicas: int = 0
@@ -301,6 +333,14 @@ ARGS_RULE = CelRule(
     rule="self.runtime in ['auto', 'llama.cpp', 'vllm'] || self.extraArgs.size() == 0",
     message="spec.extraArgs are for llama.cpp and vllm: those of another runtime stand where it is set up",
 )
+SPECULATIVE_RULE = CelRule(
+    rule="!has(self.speculative) || self.runtime in ['auto', 'llama.cpp']",
+    message="spec.speculative is for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+)
+SPECULATIVE_TASK_RULE = CelRule(
+    rule="!has(self.speculative) || self.task == 'generate'",
+    message="spec.speculative helps to write text: leave it out, or set spec.task to generate",
+)
 AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
     message="spec.autoscaling.minReplicas must not be above maxReplicas",
@@ -330,6 +370,8 @@ RULES = [
     ),
     VLLM_RULE,
     ARGS_RULE,
+    SPECULATIVE_RULE,
+    SPECULATIVE_TASK_RULE,
     AUTOSCALING_RULE,
     CANARY_RULE,
 ]

@@ -59,7 +59,8 @@ class Wish:
     @property
     def runtime(self) -> str:
         """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
-        return LLAMA_CPP if self.spec.runtime == AUTO and self.spec.extra_args else self.spec.runtime
+        only = self.spec.runtime == AUTO and (self.spec.extra_args or self.spec.speculative)
+        return LLAMA_CPP if only else self.spec.runtime
 
     @property
     def tolerations(self) -> list[Manifest]:
@@ -121,7 +122,9 @@ def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[
     if not chosen.runtime:
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
     if wish.runtime != wish.spec.runtime:
-        return replace(chosen, reason=f"{chosen.runtime}: spec.extraArgs are its arguments where spec.runtime is auto.")
+        why = "spec.extraArgs are its arguments where spec.runtime is auto"
+        why = why if wish.spec.extra_args else "it alone serves with spec.speculative"
+        return replace(chosen, reason=f"{chosen.runtime}: {why}.")
     return chosen
 
 

@@ -4,7 +4,7 @@ Jobs and their Pods are deleted by people, by drained nodes and by the garbage c
 an object asks for is the work its status tells of, they are not needed.
 """
 
-from slm_operator.api.inferenceservice import InferenceServiceStatus
+from slm_operator.api.inferenceservice import CompanionStatus, InferenceServiceStatus
 from slm_operator.api.quantjob import QuantJobStatus
 from slm_operator.api.registry import AnyResource
 from slm_operator.api.slmmodel import SLMModelStatus
@@ -21,7 +21,7 @@ UNRELATED = frozenset(
 """Fields of a spec that say how work is done, and not which."""
 
 
-Status = SLMModelStatus | QuantJobStatus | InferenceServiceStatus
+Status = SLMModelStatus | QuantJobStatus | InferenceServiceStatus | CompanionStatus
 
 
 def build_work_digest(owner: AnyResource, placement: Placement, *inputs: str) -> str:

@@ -102,6 +102,8 @@ def _advise(
         slots = _largest(lambda count: fits_with(demand.with_slots(count)), demand.slots - 1)
         if slots:
             advice.append(f"spec.parallel {slots} instead of {demand.slots}")
+    if demand.draft is not None and fits_with(replace(demand, draft=None)):
+        advice.append("no spec.speculative")
     return [*advice, *_more_devices(demand, misses)]
 
 

@@ -20,6 +20,18 @@ VLLM_BATCH_TOKENS, VLLM_LARGE_BATCH_TOKENS, VLLM_LARGE_DEVICE_BYTES = 2048, 8192
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A draft model that is loaded beside the served one, with a KV cache for the same slots."""
+
+    shape: ModelShape | None
+    """None where it is not known: then half of the weights stands for its KV cache, as ``engine_memory`` has it."""
+    weights_bytes: int
+    """Size of its weights, bytes."""
+    max_tokens: int
+    """Tokens that it proposes at a time; the served model computes logits for each."""
+
+
+@dataclass(frozen=True)
 class Demand:
     """What is to be served, and how."""
 
@@ -39,6 +51,8 @@ class Demand:
     """Type of the weights, such as Q8_0, for the sentence; empty where it does not matter."""
     engine: str = "llama.cpp"
     """llama.cpp or vllm: they take memory differently and split a model differently."""
+    draft: Draft | None = None
+    """What proposes tokens, where something does."""
     requested_bytes: int = 0
     """Memory of a node that spec.resources asks for, whatever is needed, bytes; 0 where it leaves it open."""
 
@@ -52,13 +66,27 @@ class Demand:
         return replace(self, slots=slots)
 
     @property
+    def loaded_bytes(self) -> int:
+        """Size of all that an engine loads, bytes."""
+        return self.weights_bytes + (self.draft.weights_bytes if self.draft else 0)
+
+    @property
     def serving(self) -> ServingMemory | None:
-        """Weights, KV cache and compute buffers; None without a shape."""
+        """Weights, KV cache and compute buffers, with those of a draft model; None without a shape."""
         if self.shape is None:
             return None
-        return serving_bytes(
-            self.shape, self.weights_bytes, self.context_size, self.slots, self.kv_type, self.batch_tokens
+        served = self._serving(self.shape, self.weights_bytes)
+        if self.draft is None:
+            return served
+        shape, weights = self.draft.shape, self.draft.weights_bytes
+        draft = self._serving(shape, weights) if shape else ServingMemory(weights, weights // 2, 0)
+        logits = 4 * self.slots * self.draft.max_tokens * self.shape.vocab_size
+        return ServingMemory(
+            served.weights + draft.weights, served.kv_cache + draft.kv_cache, served.compute + draft.compute + logits
         )
+
+    def _serving(self, shape: ModelShape, weights_bytes: int) -> ServingMemory:
+        return serving_bytes(shape, weights_bytes, self.context_size, self.slots, self.kv_type, self.batch_tokens)
 
     def describe(self) -> str:
         """``needs 9.20 GiB: weights 4.58 GiB, KV cache 4.00 GiB (4 slots of 8192 tokens), buffers 134.0 MiB``."""
@@ -66,8 +94,8 @@ class Demand:
             return f"{format_bytes(self.requested_bytes)}, as spec.resources says,"
         serving, slots = self.serving, "1 slot" if self.slots == 1 else f"{self.slots} slots"
         if serving is None:
-            return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.weights_bytes)}"
-        named = f" {self.variant}" if self.variant else ""
+            return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.loaded_bytes)}"
+        named = (f" {self.variant}" if self.variant else "") + (" with a draft model" if self.draft else "")
         return (
             f"{format_bytes(serving.total)} (weights{named} {format_bytes(serving.weights)}, KV cache "
             f"{format_bytes(serving.kv_cache)} for {slots} of {self.context_size} tokens, buffers "
@@ -80,7 +108,7 @@ def node_bytes(demand: Demand) -> int:
     if demand.requested_bytes:
         return demand.requested_bytes
     serving = demand.serving
-    return engine_memory(demand.weights_bytes, serving.total if serving else 0).request_bytes
+    return engine_memory(demand.loaded_bytes, serving.total if serving else 0).request_bytes
 
 
 def device_bytes(demand: Demand, devices: int, accelerator: Accelerator) -> int:
@@ -90,7 +118,7 @@ def device_bytes(demand: Demand, devices: int, accelerator: Accelerator) -> int:
     """
     serving = demand.serving
     if serving is None:
-        parts, compute = demand.weights_bytes * 3 // 2 // devices, 0
+        parts, compute = demand.loaded_bytes * 3 // 2 // devices, 0
     else:
         kv_parts = min(devices, demand.shape.kv_heads) if demand.shape and demand.engine == "vllm" else devices
         parts = -(-serving.weights // devices) + -(-serving.kv_cache // kv_parts)

@@ -5,6 +5,7 @@ from datetime import datetime
 from slm_contract.reasons import Reason
 from slm_operator.api.inferenceservice import InferenceServiceStatus
 from slm_operator.core.canary_scene import CanaryScene, Rollout, pause
+from slm_operator.core.companions import tell_companions
 from slm_operator.core.conditions import Verdict, build_conditions, build_events, dump_status
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.canary import canary_key, read_weights
@@ -33,7 +34,7 @@ EXPECTED = frozenset(
     {
         *(Reason.MODEL_NOT_FOUND, Reason.MODEL_NOT_READY, Reason.QUANT_JOB_NOT_FOUND, Reason.QUANT_JOB_NOT_READY),
         *(Reason.STORE_NOT_READY, Reason.STORE_BUSY, Reason.CONVERTING, Reason.LINKING, Reason.STARTING, Reason.READY),
-        Reason.SCALED_TO_ZERO,
+        *(Reason.COMPARING, Reason.SCALED_TO_ZERO),
     }
 )
 """What every service goes through: its conditions tell it, and a thousand services cost a thousand Events less."""
@@ -159,6 +160,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
         digest=served.blob,
         size_bytes=wanted.size_bytes if new else service.status.size_bytes,
         memory_bytes=(wanted.memory_bytes if new else 0) or (service.status.memory_bytes if served.blob else 0),
+        companions=tell_companions(service, wanted.companions),
         replicas=replicas,
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),

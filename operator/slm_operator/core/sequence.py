@@ -37,6 +37,7 @@ STEP_REASONS = {
     "acquire": Reason.ACQUIRING,
     "convert": Reason.CONVERTING,
     "snapshot": Reason.LINKING,
+    "vocabulary": Reason.COMPARING,
     "quantize": Reason.QUANTIZING,
     "evaluate": Reason.EVALUATING,
     "benchmark": Reason.BENCHMARKING,

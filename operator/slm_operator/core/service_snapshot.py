@@ -1,5 +1,6 @@
 """What plan_inferenceservice looks at."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slm_operator.api.inferenceservice import InferenceService
@@ -30,6 +31,8 @@ class ServiceSnapshot:
     pods: tuple[Manifest, ...]
     """Engine pods."""
     placement: Placement
+    companions: Mapping[str, SLMModel] = field(default_factory=dict)
+    """By name, further SLMModels that the service names and that are there."""
     store: StoreView | None = None
     """The namespace's store on a cluster."""
     budget: Manifest | None = None

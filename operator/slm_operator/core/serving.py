@@ -1,17 +1,20 @@
 """What a service serves, and with which engine: the weights by name, the choice, the order to the engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, SnapshotResult
-from slm_operator.api.inferenceservice import AcceleratorStatus
+from slm_operator.api.inferenceservice import AcceleratorStatus, CompanionStatus
 from slm_operator.api.quantjob import VariantStatus
+from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.canary_scene import Rollout
 from slm_operator.core.choosing import AUTO, Choice, Wish, choose_engine
+from slm_operator.core.companions import DRAFT, find_companions, require_companions
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
-from slm_operator.core.fit_demand import Demand
+from slm_operator.core.fit_demand import Demand, Draft
 from slm_operator.core.manifests.deployment import Engine, Weights
 from slm_operator.core.manifests.metadata import ANNOTATION_RETRY
 from slm_operator.core.placement import LLAMA_CPP
@@ -45,6 +48,8 @@ class Wanted:
     choice_digest: str = ""
     work: str = ""
     """Identity of the step that made what is served; empty where a variant is served that a QuantJob has made."""
+    companions: dict[str, CompanionStatus] = field(default_factory=dict)
+    """By role, what is loaded beside it."""
     children: list[Manifest] = field(default_factory=list)
     rollout: Rollout = field(default_factory=Rollout)
 
@@ -57,7 +62,14 @@ class _Source:
     identity: str
     """Digest of the model, or of the variant's file."""
     size_bytes: int
+    companions: Mapping[str, SLMModel]
+    """By role, what is loaded beside it."""
     variant: str = ""
+
+    @property
+    def draft_bytes(self) -> int:
+        """Size of a draft model's weights before they are converted, bytes; 0 without one."""
+        return self.companions[DRAFT].status.size_bytes if DRAFT in self.companions else 0
 
 
 def find_wanted(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:
@@ -69,6 +81,8 @@ def find_wanted(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -
         wanted.weights, wanted.size_bytes = Weights(source.variant, source.identity), source.size_bytes
     else:
         _require_baseline(snapshot, sequence, wanted)
+    for each in require_companions(snapshot, sequence, source.companions, wanted.weights.blob):
+        wanted.companions[each.role] = each
 
 
 def needs_nodes(snapshot: ServiceSnapshot) -> bool:
@@ -91,8 +105,11 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     serving = demand.serving
     wanted.memory_bytes = serving.total if serving else 0
     folder = "snapshots" if loads_folders(choice.runtime, placement) else "blobs"
+    draft = wanted.companions.get(DRAFT)
     order = Order(
         model=f"{placement.store}/{folder}/sha256/{wanted.weights.blob.removeprefix('sha256:')}",
+        draft=f"{placement.store}/blobs/sha256/{draft.digest.removeprefix('sha256:')}" if draft else "",
+        max_draft_tokens=spec.speculative.max_draft_tokens if spec.speculative else 0,
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,
@@ -107,13 +124,14 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     )
     program = placement.engines[choice.runtime, choice.accelerator.vendor]
     return Engine(
-        choice.runtime, program, order, wanted.weights, wanted.size_bytes, wanted.memory_bytes, choice.accelerator
+        choice.runtime, program, order, wanted.weights, demand.loaded_bytes, wanted.memory_bytes, choice.accelerator
     )
 
 
 def build_demand(snapshot: ServiceSnapshot, wanted: Wanted, requested_bytes: int = 0) -> Demand:
     """What one engine needs of a node."""
-    demand = _demand(snapshot, wanted.size_bytes, wanted.weights.variant)
+    draft = wanted.companions.get(DRAFT)
+    demand = _demand(snapshot, wanted.size_bytes, wanted.weights.variant, draft.size_bytes if draft else 0)
     return replace(demand, engine=wanted.choice.runtime if wanted.choice else "", requested_bytes=requested_bytes)
 
 
@@ -144,14 +162,14 @@ def _find_source(snapshot: ServiceSnapshot) -> _Source:
     spec, model = snapshot.service.spec, snapshot.model
     if spec.model_ref is None:
         variant = find_variant(snapshot)
-        return _Source(("gguf",), variant.blob, variant.size_bytes, variant.type)
+        return _Source(("gguf",), variant.blob, variant.size_bytes, find_companions(snapshot), variant.type)
     missing = check_model(spec.model_ref.name, model, snapshot.placement)
     if missing is not None or model is None:
         raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-    return _Source((model.status.format,), model.status.digest, model.status.size_bytes)
+    return _Source((model.status.format,), model.status.digest, model.status.size_bytes, find_companions(snapshot))
 
 
-def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str) -> Demand:
+def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, draft_bytes: int) -> Demand:
     context = _context_size(snapshot)
     return Demand(
         shape=snapshot.model.status.shape if snapshot.model else None,
@@ -160,7 +178,16 @@ def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str) -> Dema
         batch_tokens=BATCH_TOKENS if snapshot.service.spec.task == "generate" else context,
         slots=snapshot.service.spec.parallel,
         variant=variant,
+        draft=_draft(snapshot, draft_bytes),
     )
+
+
+def _draft(snapshot: ServiceSnapshot, size_bytes: int) -> Draft | None:
+    speculative = snapshot.service.spec.speculative
+    if speculative is None:
+        return None
+    shape = snapshot.companions[speculative.draft_model_ref.name].status.shape
+    return Draft(shape, size_bytes, speculative.max_draft_tokens)
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:
@@ -175,7 +202,8 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
     if made is not None and not _is_refused(snapshot):
         return made
     variants = find_variants(snapshot.model, snapshot.quant_job)
-    wish = Wish(snapshot.service.spec, source.formats, _demand(snapshot, source.size_bytes, source.variant), variants)
+    demand = _demand(snapshot, source.size_bytes, source.variant, source.draft_bytes)
+    wish = Wish(snapshot.service.spec, source.formats, demand, variants)
     if made is None:
         return choose_engine(wish, snapshot.published, snapshot.placement)
     try:
@@ -209,7 +237,8 @@ def _is_refused(snapshot: ServiceSnapshot) -> bool:
 
 def _choice_digest(snapshot: ServiceSnapshot, source: _Source) -> str:
     asked = snapshot.service.spec.model_dump(mode="json", include=CHOSEN_BY)
-    return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked)
+    beside = [model.status.digest for model in source.companions.values()]
+    return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked, *beside)
 
 
 def _require_baseline(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:

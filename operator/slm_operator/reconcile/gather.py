@@ -9,6 +9,7 @@ from slm_operator.api.registry import KINDS, AnyResource, parse_resource
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.accelerators import Published
 from slm_operator.core.canary_scene import CanaryView
+from slm_operator.core.companions import list_companions
 from slm_operator.core.manifests.canary import canary_key
 from slm_operator.core.manifests.deployment import address_name
 from slm_operator.core.manifests.metadata import (
@@ -109,6 +110,8 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         quant_job = found if isinstance(found, QuantJob) else None
         model_name = quant_job.spec.model_ref.name if quant_job else ""
     pods = await cluster.list("Pod", namespace, {**build_labels(service), LABEL_STEP: SERVE})
+    named = list_companions(service.spec).values()
+    beside = {each: await gather_model_named(cluster, namespace, each) for each in named}
     canary = service.spec.rollout is not None or service.status.canary is not None
     snapshot = ServiceSnapshot(
         service=service,
@@ -119,6 +122,7 @@ async def gather_inferenceservice(cluster: Cluster, service: InferenceService, p
         address=await cluster.get(ObjectKey("Service", namespace, address_name(name))),
         pods=tuple(pods),
         placement=placement,
+        companions={each: model for each, model in beside.items() if model is not None},
         store=await gather_store(cluster, namespace, placement),
         budget=await cluster.get(ObjectKey("PodDisruptionBudget", namespace, name)) if placement.pods else None,
         canary=await _gather_canary(cluster, service) if canary else CanaryView(),

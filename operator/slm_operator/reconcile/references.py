@@ -1,6 +1,12 @@
 """Which objects name which: whoever changes is looked at, and so is whoever names it."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from slm_operator.ports import Manifest, ObjectKey
+
+REFERENCES = {"modelRef": "SLMModel", "draftModelRef": "SLMModel", "quantJobRef": "QuantJob"}
+"""Field to the kind of what it names, wherever in a spec it stands."""
 
 
 class References:
@@ -8,21 +14,22 @@ class References:
 
     def __init__(self) -> None:
         self._present: dict[str, set[ObjectKey]] = {}
-        self._named: dict[ObjectKey, ObjectKey] = {}
+        self._named: dict[ObjectKey, set[ObjectKey]] = {}
         self._dependants: dict[ObjectKey, set[ObjectKey]] = {}
 
     def learn(self, key: ObjectKey, manifest: Manifest | None) -> None:
         """Remember that the object is there, and what it names now; nothing when it is gone."""
         present = self._present.setdefault(key.namespace, set())
         (present.discard if manifest is None else present.add)(key)
-        before, now = self._named.pop(key, None), named_by(key, manifest)
-        if before is not None:
-            self._dependants[before].discard(key)
-            if not self._dependants[before]:
-                del self._dependants[before]
-        if now is not None:
+        before, now = self._named.pop(key, set()), named_by(key, manifest)
+        for each in before - now:
+            self._dependants[each].discard(key)
+            if not self._dependants[each]:
+                del self._dependants[each]
+        for each in now:
+            self._dependants.setdefault(each, set()).add(key)
+        if now:
             self._named[key] = now
-            self._dependants.setdefault(now, set()).add(key)
 
     def of(self, key: ObjectKey) -> list[ObjectKey]:
         """Objects that name ``key``, directly or through a QuantJob."""
@@ -34,11 +41,17 @@ class References:
         return sorted(self._present.get(namespace, set()))
 
 
-def named_by(key: ObjectKey, manifest: Manifest | None) -> ObjectKey | None:
-    """The SLMModel or QuantJob that an object's spec refers to."""
-    spec = (manifest or {}).get("spec")
-    for field, kind in (("modelRef", "SLMModel"), ("quantJobRef", "QuantJob")):
-        reference = spec.get(field) if isinstance(spec, dict) else None
-        if isinstance(reference, dict) and isinstance(reference.get("name"), str):
-            return ObjectKey(kind, key.namespace, reference["name"])
-    return None
+def named_by(key: ObjectKey, manifest: Manifest | None) -> set[ObjectKey]:
+    """SLMModels and QuantJobs that an object's spec refers to."""
+    return {ObjectKey(kind, key.namespace, name) for kind, name in _find_references((manifest or {}).get("spec"))}
+
+
+def _find_references(part: Any) -> Iterator[tuple[str, str]]:
+    """Kind and name of each reference in a part of a spec."""
+    for field, value in part.items() if isinstance(part, dict) else ():
+        name = value.get("name") if isinstance(value, dict) else None
+        if field in REFERENCES and isinstance(name, str):
+            yield REFERENCES[field], name
+        yield from _find_references(value)
+    for value in part if isinstance(part, list) else ():
+        yield from _find_references(value)

@@ -1,10 +1,11 @@
 """GGUF headers, checked strictly, from the first bytes of a file.
 
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Arrays (vocabularies) are stepped over, not kept.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Arrays (vocabularies) are stepped over, unless they
+are asked for.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -32,7 +33,7 @@ class GgufHeader:
     """What the header says."""
 
     metadata: Mapping[str, Any]
-    """Scalar and string key-values; of an array only its length."""
+    """Scalar and string key-values; of an array only its length, unless it was to be kept."""
     parameters: int
     tensor_count: int
 
@@ -69,16 +70,18 @@ class _Reader:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "strict")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, *, keep: bool = False) -> Any:
         if kind == STRING:
             return self.text()
         if kind == ARRAY:
-            return self._array(self.number("<I"), self.number("<Q"))
+            return self._array(self.number("<I"), self.number("<Q"), keep=keep)
         if kind not in SCALARS:
             raise ValueError(f"value type {kind} is unknown")
         return self.number(SCALARS[kind])
 
-    def _array(self, element: int, count: int) -> int:
+    def _array(self, element: int, count: int, *, keep: bool) -> int | list[bytes]:
+        if element == STRING and keep:
+            return [self.take(self.number("<Q")) for _ in range(count)]
         if element in SCALARS:
             self.take(struct.calcsize(SCALARS[element]) * count)
         elif element == STRING:
@@ -89,13 +92,13 @@ class _Reader:
         return count
 
 
-def parse_gguf(file_name: str, first_bytes: bytes, file_size: int) -> GgufHeader | None:
+def parse_gguf(file_name: str, first_bytes: bytes, file_size: int, kept: Collection[str] = ()) -> GgufHeader | None:
     """The checked header, or None when it goes on beyond ``first_bytes``: call again with more.
 
-    Raises BadInput InvalidGguf.
+    Of the keys in ``kept`` arrays of strings are kept, as bytes. Raises BadInput InvalidGguf.
     """
     try:
-        header = _parse(_Reader(first_bytes), file_size)
+        header = _parse(_Reader(first_bytes), file_size, kept)
     except _Incomplete:
         if len(first_bytes) >= min(file_size, MAX_HEADER_BYTES):
             raise _invalid(file_name, "it ends inside its header") from None
@@ -116,18 +119,18 @@ def _refuse_part(file_name: str, count: Any) -> None:
         raise BadInput(Reason.INVALID_GGUF, message)
 
 
-def read_gguf(path: Path, file_name: str) -> GgufHeader:
-    """The checked header of a file on disk."""
+def read_gguf(path: Path, file_name: str, kept: Collection[str] = ()) -> GgufHeader:
+    """The checked header of a file on disk; ``kept`` as in ``parse_gguf``."""
     size, count = path.stat().st_size, FIRST_READ_BYTES
     while True:
         with path.open("rb") as file:
-            header = parse_gguf(file_name, file.read(count), size)
+            header = parse_gguf(file_name, file.read(count), size, kept)
         if header is not None:
             return header
         count *= 4
 
 
-def _parse(reader: _Reader, file_size: int) -> GgufHeader:
+def _parse(reader: _Reader, file_size: int, kept: Collection[str]) -> GgufHeader:
     if reader.take(4) != b"GGUF":
         raise ValueError("it does not begin with the letters GGUF")
     version, tensor_count, value_count = reader.number("<I"), reader.number("<Q"), reader.number("<Q")
@@ -138,7 +141,7 @@ def _parse(reader: _Reader, file_size: int) -> GgufHeader:
         key = reader.text()
         if key in metadata:
             raise ValueError(f"key {key} appears twice")
-        metadata[key] = reader.value(reader.number("<I"))
+        metadata[key] = reader.value(reader.number("<I"), keep=key in kept)
     tensors = [_tensor(reader) for _ in range(tensor_count)]
     if not isinstance(metadata.get("general.architecture"), str) or not tensors:
         raise ValueError("it names no general.architecture or holds no tensors")

@@ -16,6 +16,7 @@ Spec = dict[str, Any]
 HUB = {"huggingFace": {"repo": "owner/name"}}
 REF = {"modelRef": {"name": "m"}}
 JOB = {**REF, "variants": ["Q4_0"]}
+DRAFT = {"draftModelRef": {"name": "d"}}
 DIGEST = "sha256:" + "0a" * 32
 
 
@@ -57,6 +58,8 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("InferenceService", {**REF, "rollout": {"canary": {}}}),
     ("InferenceService", {**REF, "rollout": {"canary": {"steps": [1, 99], "stepSeconds": 0, "maxTopOneLoss": 0}}}),
     ("InferenceService", {**REF, "contextSize": 1048576, "parallel": 256, "port": 65535}),
+    ("InferenceService", {**REF, "speculative": DRAFT}),
+    ("InferenceService", {**REF, "speculative": {**DRAFT, "maxDraftTokens": 16}, "runtime": "llama.cpp"}),
     ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
     ("InferenceService", {**REF, "extraArgs": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]}),
 ]
@@ -150,6 +153,20 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "InferenceService",
         {**REF, "runtime": "sglang", "extraArgs": ["-x"]},
         "spec.extraArgs are for llama.cpp and vllm",
+    ),
+    *(
+        ("InferenceService", {**REF, "runtime": runtime, "speculative": DRAFT}, "spec.speculative is for llama.cpp")
+        for runtime in ("vllm", "sglang")
+    ),
+    *(
+        ("InferenceService", {**REF, "task": task, "speculative": DRAFT}, "spec.speculative helps to write text")
+        for task in ("embed", "rerank")
+    ),
+    ("InferenceService", {**REF, "speculative": {}}, "spec.speculative.draftModelRef is required"),
+    (
+        "InferenceService",
+        {**REF, "speculative": {**DRAFT, "maxDraftTokens": 17}},
+        "spec.speculative.maxDraftTokens must be 16 or less, not 17",
     ),
     ("InferenceService", {**REF, "accelerator": "tpu"}, "spec.accelerator must be auto, none, gpu, or the resource"),
     ("InferenceService", {**REF, "tensorParallelSize": 65}, "spec.tensorParallelSize must be 64 or less, not 65"),

@@ -28,10 +28,23 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--threads", order.workers),
         *("--threads-batch", order.workers),
         *layers,
+        *_build_draft(order),
         *_build_task(order),
         *(("--sleep-idle-seconds", str(order.sleep_after_seconds)) if order.sleep_after_seconds else ()),
         "--metrics",
         "--no-webui",
+    ]
+
+
+def _build_draft(order: Order) -> list[str]:
+    """Without a type a draft model is loaded and not used; what is said of layers is said of the served model's."""
+    if not order.draft:
+        return []
+    return [
+        *("--spec-type", "draft-simple"),
+        *("--spec-draft-model", order.draft),
+        *("--spec-draft-n-max", str(order.max_draft_tokens)),
+        *(("--spec-draft-ngl", "all") if order.devices else ()),
     ]
 
 

@@ -34,6 +34,10 @@ class Order:
     """Pods that share each of them."""
     kv_bytes: int = 0
     """Size of the KV cache of all slots, bytes; 0 where it is not known."""
+    draft: str = ""
+    """Path of a draft model's file; empty for none."""
+    max_draft_tokens: int = 0
+    """Most tokens that it proposes at a time."""
     task: str = "generate"
     """generate, embed or rerank."""
     sleep_after_seconds: int = 0

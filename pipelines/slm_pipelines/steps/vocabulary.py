@@ -1,0 +1,30 @@
+"""Hold a draft model's vocabulary against that of the model that it drafts for, before an engine is started."""
+
+from slm_contract.reasons import Reason
+from slm_contract.results import VocabularyResult
+from slm_contract.specs import VocabularySpec
+from slm_pipelines.errors import BadInput, Retryable
+from slm_pipelines.formats.gguf_vocabulary import Vocabulary, find_difference, read_vocabulary
+from slm_pipelines.progress import Reporter
+from slm_pipelines.store import Store
+
+
+def run(spec: VocabularySpec, reporter: Reporter) -> VocabularyResult:
+    """Compare the two; raises BadInput (VocabularyMismatch, InvalidGguf) and Retryable StoreCorrupt."""
+    reporter.report("Comparing vocabularies")
+    store = Store(spec.store)
+    served, draft = _read(store, spec.gguf, "The served model"), _read(store, spec.draft, "The draft model")
+    if difference := find_difference(served, draft):
+        message = (
+            f"The draft model does not speak in the served model's tokens: {difference}. Name a smaller model of the "
+            "same family in spec.speculative.draftModelRef, or leave spec.speculative out."
+        )
+        raise BadInput(Reason.VOCABULARY_MISMATCH, message)
+    return VocabularyResult(tokens=min(len(served.tokens), len(draft.tokens)))
+
+
+def _read(store: Store, digest: str, name: str) -> Vocabulary:
+    if not store.has(digest):
+        message = f"{name} ({digest}) is missing from the store: give the object another slm.dev/retry to make it anew."
+        raise Retryable(Reason.STORE_CORRUPT, message)
+    return read_vocabulary(store.blob_path(digest), name)
