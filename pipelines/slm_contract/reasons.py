@@ -23,7 +23,7 @@ class Reason(StrEnum):
     # Progress
     RESOLVING = "Resolving", "The source is being asked for its commit, files, sizes and licence."
     ACQUIRING = "Acquiring", "The files are being fetched into the store and verified."
-    CONVERTING = "Converting", "The safetensors are being turned into an unquantized GGUF."
+    CONVERTING = "Converting", "Safetensors of a model or an adapter are being turned into an unquantized GGUF."
     LINKING = "Linking", "The model's files are being laid out under their names, for an engine that reads a folder."
     COMPARING = "Comparing", "A draft model's vocabulary is being held against that of the model it drafts for."
     QUANTIZING = "Quantizing", "A variant is being made."
@@ -51,6 +51,7 @@ class Reason(StrEnum):
     # References
     MODEL_NOT_FOUND = "ModelNotFound", "An SLMModel that the spec names does not exist (yet)."
     MODEL_NOT_READY = "ModelNotReady", "The referenced SLMModel exists but is not Ready."
+    FORMAT_MISMATCH = "FormatMismatch", "An adapter is named where a model is needed, or a model where an adapter is."
     QUANT_JOB_NOT_FOUND = "QuantJobNotFound", "The QuantJob that `quantJobRef` names does not exist (yet)."
     QUANT_JOB_NOT_READY = "QuantJobNotReady", "The referenced QuantJob has not finished."
     VARIANT_NOT_AVAILABLE = "VariantNotAvailable", "The named variant was not made, or did not pass its gate."
@@ -79,6 +80,11 @@ class Reason(StrEnum):
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture", "No converter exists for this architecture."
     UNSUPPORTED_DTYPE = "UnsupportedDtype", "The weights use a number format that the converter does not read."
     MISSING_TOKENIZER = "MissingTokenizer", "The repository has neither tokenizer.json nor tokenizer.model."
+    UNSUPPORTED_ADAPTER = "UnsupportedAdapter", "The adapter is none, or not a plain LoRA of the layers' projections."
+    ADAPTER_MISMATCH = (
+        "AdapterMismatch",
+        "The adapter changes tensors that the model does not have, or of another shape.",
+    )
     UNSUPPORTED_TOKENIZER = "UnsupportedTokenizer", "The tokenizer is of a kind the converter does not know."
     VOCABULARY_MISMATCH = "VocabularyMismatch", "A draft model's vocabulary is not that of the model it drafts for."
     # Quantization

@@ -49,16 +49,17 @@ class ResolveResult(Message):
     """Which step this is."""
     revision: str
     """Commit (or content identity of a local path)."""
-    format: Literal["safetensors", "gguf"]
-    """What the weights are stored as."""
+    format: Literal["safetensors", "gguf", "lora"]
+    """What the weights are stored as; lora is an adapter, which changes the weights of a model."""
     architecture: str
-    """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture."""
+    """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture, for
+    an adapter its peft_type."""
     parameters: int
     """Number of weights."""
     license: str = ""
     """Licence identifier as the source states it; empty when it states none."""
     context_length: int
-    """Longest context the model was made for, tokens."""
+    """Longest context the model was made for, tokens; 0 for an adapter."""
     size_bytes: int
     """Bytes that acquire will fetch."""
     file_count: int
@@ -66,7 +67,7 @@ class ResolveResult(Message):
     files: list[ModelFile] = Field(default_factory=list)
     """The files, while they fit the message; empty when there are too many (acquire asks again)."""
     shape: ModelShape | None = None
-    """None for a GGUF repository, which is taken as it is."""
+    """None for a GGUF repository, which is taken as it is, and for an adapter."""
 
 
 class AcquireResult(Message):
@@ -85,9 +86,9 @@ class AcquireResult(Message):
 
 
 class ArtifactResult(Message):
-    """A file in the store made by convert or quantize."""
+    """A file in the store made by convert, adapt or quantize."""
 
-    step: Literal["convert", "quantize"]
+    step: Literal["convert", "adapt", "quantize"]
     """Which step this is."""
     manifest: Digest
     """Digest of the file's manifest in the store."""

@@ -111,6 +111,19 @@ class ConvertSpec(Message):
     """Folder of the store."""
 
 
+class AdaptSpec(Message):
+    """Turn a LoRA adapter's safetensors into a GGUF adapter for one model."""
+
+    step: Literal["adapt"] = "adapt"
+    """Which step this is."""
+    adapter: Digest
+    """Digest of the adapter's manifest in the store."""
+    model: Digest
+    """Digest of the manifest of the model that it changes."""
+    store: str
+    """Folder of the store."""
+
+
 class SnapshotSpec(Message):
     """Lay a model's files out as a folder, under the names they have in their repository."""
 
@@ -321,6 +334,7 @@ AnySpec = (
     ResolveSpec
     | AcquireSpec
     | ConvertSpec
+    | AdaptSpec
     | SnapshotSpec
     | VocabularySpec
     | QuantizeSpec

@@ -28,6 +28,7 @@ STEPS: dict[str, type[Message]] = {
     "resolve": specs.ResolveSpec,
     "acquire": specs.AcquireSpec,
     "convert": specs.ConvertSpec,
+    "adapt": specs.AdaptSpec,
     "snapshot": specs.SnapshotSpec,
     "vocabulary": specs.VocabularySpec,
     "quantize": specs.QuantizeSpec,

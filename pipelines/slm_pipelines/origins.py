@@ -10,7 +10,7 @@ from typing import Protocol
 from slm_contract.reasons import Reason
 from slm_contract.specs import LocalPath, ModelFile, Source
 from slm_pipelines.errors import BadInput
-from slm_pipelines.formats.safetensors import INDEX_NAME, MAX_HEADER_BYTES
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, INDEX_NAME, MAX_HEADER_BYTES
 from slm_pipelines.hub import Hub
 from slm_pipelines.listing import Listing, parse_listing
 from slm_pipelines.selection import is_wanted
@@ -73,7 +73,7 @@ class FolderOrigin:
         return Listing(identity, files, self.find_license())
 
     def _describe(self, path: Path) -> ModelFile:
-        wanted = path.suffix == ".gguf" or is_wanted(path.name)
+        wanted = path.suffix == ".gguf" or path.name == ADAPTER_CONFIG or is_wanted(path.name)
         digest = hash_file(path) if wanted else ""
         name = os.fsencode(path.name).decode(errors="replace")  # Other encodings than UTF-8 are no reason to fail.
         return ModelFile(name=name, size_bytes=path.stat().st_size, digest=digest)

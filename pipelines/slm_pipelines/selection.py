@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from slm_contract.reasons import Reason
 from slm_contract.specs import ModelFile, Source
 from slm_pipelines.errors import BadInput
-from slm_pipelines.formats.safetensors import INDEX_NAME, weight_files
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX_NAME, weight_files
 from slm_pipelines.listing import SHOWN_LETTERS, Listing
 
 PICKLED = (
@@ -42,7 +42,9 @@ def select_files(listing: Listing, source: Source, read: Reader) -> tuple[ModelF
     chosen = [file for file in listing.files if _is_chosen(file.name, allow, ignore)]
     tensors = [file for file in chosen if file.name.endswith(".safetensors") and "/" not in file.name]
     ggufs = [file for file in chosen if file.name.endswith(".gguf")]
-    if tensors:
+    if [file.name for file in tensors] == [ADAPTER_WEIGHTS]:
+        taken = _adapter_files(chosen)
+    elif tensors:
         wanted = [file for file in chosen if allow or is_wanted(file.name)]
         taken = _with_indexed_weights(wanted, listing.files, read)
     elif len(ggufs) == 1:
@@ -121,6 +123,18 @@ def _with_indexed_weights(
             message = f"{INDEX_NAME} names {name}, which the source does not hold."
         raise BadInput(Reason.FILE_NOT_FOUND, message)
     return tuple(file for file in chosen if file.name in weights or not file.name.endswith(".safetensors"))
+
+
+def _adapter_files(chosen: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
+    """An adapter's two files: the tokenizer that often lies beside them is its model's."""
+    taken = tuple(file for file in chosen if file.name in {ADAPTER_CONFIG, ADAPTER_WEIGHTS})
+    if len(taken) == 1:
+        message = (
+            f"The choice of files takes {ADAPTER_WEIGHTS} without {ADAPTER_CONFIG}, which says how strongly it changes "
+            "a model: let the patterns match both, or use a repository that holds both."
+        )
+        raise BadInput(Reason.FILE_NOT_FOUND, message)
+    return taken
 
 
 def _several(ggufs: Sequence[ModelFile]) -> BadInput:

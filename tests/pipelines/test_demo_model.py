@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from slm_pipelines.steps import convert, evaluate, quantize
 from slm_pipelines.store import Store
 from slm_pipelines.tools.llama_cpp import Engine
 from tests.support.engine import engine
+from tests.support.servers import run_server
 from tests.support.stored import store_folder
 from tests.support.trained import trained_model
 
@@ -73,31 +73,8 @@ def server(stored: tuple[Store, str], engine: Engine, tmp_path: Path) -> Iterato
     """Address of a llama-server with the unquantized model."""
     store, source = stored
     (path,) = store.files(source).values()
-    log = tmp_path / "server.log"
-    port = str(free_port())
-    command = [str(engine.program("llama-server")), "-m", str(path), "-c", "1024", "--jinja", "--host", "127.0.0.1"]
-    with log.open("wb") as output:
-        process = subprocess.Popen([*command, "--port", port], stdout=output, stderr=output)
-    try:
-        yield wait_for_address(process, log, port)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_address(process: subprocess.Popen[bytes], log: Path, port: str) -> str:
-    address = f"http://127.0.0.1:{port}"
-    client = httpx.Client(transport=httpx.HTTPTransport(retries=8))  # Waits 0.5, 1, 2, … seconds between attempts.
-    while process.poll() is None:
-        if client.get(f"{address}/health", timeout=60).status_code == 200:
-            return address
-    raise AssertionError(log.read_text())
+    with run_server(engine, path, tmp_path, "--jinja") as address:
+        yield address
 
 
 def test_a_head_that_looks_back_attends_to_that_token() -> None:

@@ -109,7 +109,7 @@ class SLMModelStatus(Message):
     digest: str = ""
     """Digest of the model's manifest in the store."""
     format: str = ""
-    """safetensors or gguf."""
+    """safetensors, gguf, or lora: an adapter that changes a model and is none by itself."""
     architecture: str = ""
     """Architecture as the model's configuration names it."""
     parameters: int = 0
@@ -119,15 +119,15 @@ class SLMModelStatus(Message):
     license: str = ""
     """Licence identifier as the source states it."""
     context_length: int = 0
-    """Longest context the model was made for, tokens."""
+    """Longest context the model was made for, tokens; 0 for an adapter."""
     size_bytes: int = 0
     """Size of the files, bytes."""
     files: int = 0
     """Number of files."""
     shape: ModelShape | None = None
-    """Dimensions that sizes and memory are computed from; absent for a GGUF repository."""
+    """Dimensions that sizes and memory are computed from; absent for a GGUF repository and for an adapter."""
     forecast: list[Forecast] = Field(default_factory=list, max_length=64)
-    """Exact size and serving memory per quantization type; empty for a GGUF repository."""
+    """Exact size and serving memory per quantization type; empty for a GGUF repository and for an adapter."""
     progress: str = ""
     """What the running step does, for people."""
     results: dict[str, StepAnswer] = Field(default_factory=dict, max_length=128)

@@ -36,6 +36,8 @@ from slm_operator.core.steps import Children
 from slm_operator.core.store import StoreView
 
 BASELINE_LABEL = "baseline"
+ADAPTER = "lora"
+"""What the status of an SLMModel calls the format of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,15 @@ class _Progress:
 
 
 def check_model(name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
-    """Why a referenced model cannot be used yet, or None.
+    """Why a referenced model cannot be served or quantized, or None."""
+    if (missing := check_ready(name, model, placement)) is not None or model is None or model.status.format != ADAPTER:
+        return missing
+    message = f"SLMModel {name} is a LoRA adapter, which changes a model and is none by itself: name a model instead."
+    return Verdict("stalled", Reason.FORMAT_MISMATCH, message)
+
+
+def check_ready(name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
+    """Why a referenced SLMModel cannot be used yet, or None.
 
     An edit that asks for no other weights takes nothing away, although nobody has looked at it yet. Of a model that is
     being worked on only the reason is told: its message changes with every percent, and this one would follow.

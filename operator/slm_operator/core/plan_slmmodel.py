@@ -147,7 +147,7 @@ def _facts(resolved: ResolveResult) -> dict[str, Any]:
 
 
 def build_forecast(resolved: ResolveResult) -> list[Forecast]:
-    """Exact size and serving memory for each type we can compute; empty for a GGUF repository."""
+    """Exact size and serving memory for each type we can compute; empty where the shape is not known."""
     shape = resolved.shape
     if shape is None:
         return []

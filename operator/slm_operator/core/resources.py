@@ -87,7 +87,7 @@ def step_memory(step: specs.AnySpec, shape: ModelShape | None, source_bytes: int
     model; what they read is mapped. Evaluate and benchmark serve the file, and evaluate also holds the logits of a
     chunk. Figures measured with tests/local/test_large_model.py.
     """
-    if isinstance(step, specs.ConvertSpec | specs.QuantizeSpec):
+    if isinstance(step, specs.ConvertSpec | specs.AdaptSpec | specs.QuantizeSpec):
         return Memory(PROCESS_BYTES + 3 * _largest_tensor_bytes(shape, source_bytes), source_bytes)
     if isinstance(step, specs.EvaluateSpec):
         logits = 3 * 4 * step.context_size * shape.vocab_size if shape else 0

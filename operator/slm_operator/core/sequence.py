@@ -36,6 +36,7 @@ STEP_REASONS = {
     "resolve": Reason.RESOLVING,
     "acquire": Reason.ACQUIRING,
     "convert": Reason.CONVERTING,
+    "adapt": Reason.CONVERTING,
     "snapshot": Reason.LINKING,
     "vocabulary": Reason.COMPARING,
     "quantize": Reason.QUANTIZING,

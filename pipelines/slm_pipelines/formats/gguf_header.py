@@ -34,8 +34,13 @@ class GgufHeader:
 
     metadata: Mapping[str, Any]
     """Scalar and string key-values; of an array only its length, unless it was to be kept."""
-    parameters: int
-    tensor_count: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """Name of each tensor to its shape, rows first as safetensors has it."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(map(prod, self.shapes.values()))
 
     @property
     def architecture(self) -> str:
@@ -146,29 +151,29 @@ def _parse(reader: _Reader, file_size: int, kept: Collection[str]) -> GgufHeader
     if not isinstance(metadata.get("general.architecture"), str) or not tensors:
         raise ValueError("it names no general.architecture or holds no tensors")
     _check_layout(tensors, reader.at, metadata.get("general.alignment", 32), file_size)
-    return GgufHeader(metadata, sum(count for _, count, _, _ in tensors), tensor_count)
+    return GgufHeader(metadata, {name: shape for name, shape, _, _ in tensors})
 
 
-def _tensor(reader: _Reader) -> tuple[str, int, int | None, int]:
-    """Name, elements, bytes (None for a type newer than this code) and offset."""
+def _tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int | None, int]:
+    """Name, shape, bytes (None for a type newer than this code) and offset."""
     name, dimensions = reader.text(), reader.number("<I")
     if not 0 < dimensions <= MAX_DIMENSIONS:
         raise ValueError(f"tensor {name} has {dimensions} dimensions")
     shape = [reader.number("<Q") for _ in range(dimensions)]
     kind, offset = reader.number("<I"), reader.number("<Q")
-    elements = prod(shape)
+    elements, rows_first = prod(shape), tuple(reversed(shape))
     if elements >= 1 << 63:
         raise ValueError(f"tensor {name} claims {elements} elements")
     if kind not in BLOCKS:
-        return name, elements, None, offset
+        return name, rows_first, None, offset
     block, block_bytes = BLOCKS[kind]
     if shape[0] % block:
         raise ValueError(f"tensor {name} has rows of {shape[0]}, no multiple of its type's block of {block}")
-    return name, elements, elements // block * block_bytes, offset
+    return name, rows_first, elements // block * block_bytes, offset
 
 
 def _check_layout(
-    tensors: list[tuple[str, int, int | None, int]], header_end: int, alignment: Any, file_size: int
+    tensors: list[tuple[str, tuple[int, ...], int | None, int]], header_end: int, alignment: Any, file_size: int
 ) -> None:
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise ValueError(f"general.alignment {alignment} is no power of two")

@@ -42,8 +42,8 @@ class PlannedTensor:
     shape: tuple[int, ...]
     """Rows first, as safetensors has it."""
     type: SourceType
-    source: tuple[str, Tensor] | None
-    """File name and tensor; None for the rope factors, which are computed."""
+    source: tuple[str, Tensor] | bytes
+    """File name and tensor; or the bytes themselves, where they are computed."""
     heads: int = 0
     """Above 0 the rows of each of so many heads are reordered."""
 
@@ -83,13 +83,18 @@ def plan_tensors(
     """The output's tensors in upstream's order: rope factors, then file by file, by name."""
     plan = []
     if config.rope.kind == "llama3":
-        plan.append(PlannedTensor("rope_freqs.weight", (config.head_dim // 2,), "F32", None))
-    permuted = {"q_proj": config.heads, "k_proj": config.kv_heads} if config.architecture == "llama" else {}
+        plan.append(PlannedTensor("rope_freqs.weight", (config.head_dim // 2,), "F32", rope_factors(config).tobytes()))
+    permuted = permuted_heads(config.architecture, config.heads, config.kv_heads)
     for name, (file_name, tensor) in tensors.items():
         kind: SourceType = source_type if len(tensor.shape) > 1 else "F32"
         heads = permuted.get(name.rsplit(".", 2)[-2], 0)
         plan.append(PlannedTensor(gguf_name(name), tensor.shape, kind, (file_name, tensor), heads))
     return plan
+
+
+def permuted_heads(architecture: str, heads: int, kv_heads: int) -> Mapping[str, int]:
+    """Projections whose rows llama.cpp has in another order, with the number of heads that each is divided into."""
+    return {"q_proj": heads, "k_proj": kv_heads} if architecture == "llama" else {}
 
 
 def total_bytes(metadata: int, plan: list[PlannedTensor]) -> int:
@@ -111,7 +116,7 @@ def write_header(writer: gguf.GGUFWriter, plan: list[PlannedTensor], target: Pat
 
 
 def write_model(
-    writer: gguf.GGUFWriter, plan: list[PlannedTensor], config: ModelConfig, paths: Mapping[str, Path], target: Path
+    writer: gguf.GGUFWriter, plan: list[PlannedTensor], paths: Mapping[str, Path], target: Path
 ) -> Iterator[tuple[int, str]]:
     """Write the file, yielding bytes written so far after each tensor and, last, the digest of the whole."""
     write_header(writer, plan, target)
@@ -121,7 +126,7 @@ def write_model(
             output.write(chunk)
             digest.update(chunk)
         for tensor in plan:
-            for chunk in _tensor_bytes(tensor, config, paths):
+            for chunk in _tensor_bytes(tensor, paths):
                 output.write(chunk)
                 digest.update(chunk)
             yield output.tell(), ""
@@ -145,9 +150,9 @@ def rope_factors(config: ModelConfig) -> NDArray[np.float32]:
 _LLAMA3_DEFAULTS = (("factor", 8.0), ("low_freq_factor", 1.0), ("high_freq_factor", 4.0))
 
 
-def _tensor_bytes(tensor: PlannedTensor, config: ModelConfig, paths: Mapping[str, Path]) -> Iterator[bytes]:
-    if tensor.source is None:
-        chunks: Iterator[bytes] = iter((rope_factors(config).tobytes(),))
+def _tensor_bytes(tensor: PlannedTensor, paths: Mapping[str, Path]) -> Iterator[bytes]:
+    if isinstance(tensor.source, bytes):
+        chunks: Iterator[bytes] = iter((tensor.source,))
     else:
         file_name, source = tensor.source
         chunks = _source_bytes(tensor, source, paths[file_name])

@@ -33,6 +33,8 @@ DTYPE_BYTES: Mapping[str, int] = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 INDEX_NAME = "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The two files of an adapter, as PEFT names them."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _convert(store: Store, blobs: Mapping[str, Blob], reporter: Reporter) -> Blo
     name, digest = f"model-{checkpoint.source_type}.gguf", ""
     with store.scratch() as folder:
         target = folder / name
-        for done, digest in gguf_write.write_model(writer, plan, checkpoint.config, paths, target):  # noqa: B007
+        for done, digest in gguf_write.write_model(writer, plan, paths, target):  # noqa: B007
             reporter.report(f"Writing {name}", done, total, "bytes")
         return store.add_file(target, name, expected=digest)
 

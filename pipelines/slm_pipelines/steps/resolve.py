@@ -4,9 +4,10 @@ from slm_contract.bounds import MAX_LABEL_BYTES, MAX_OUTCOME_BYTES, clip
 from slm_contract.results import Outcome, ResolveResult
 from slm_contract.specs import ModelFile, ResolveSpec
 from slm_pipelines import formats
+from slm_pipelines.formats.adapter import PEFT_TYPE, check_adapter
 from slm_pipelines.formats.config import parse_config
 from slm_pipelines.formats.gguf_header import FIRST_READ_BYTES, GgufHeader
-from slm_pipelines.formats.safetensors import Header
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MAX_HEADER_BYTES, Header
 from slm_pipelines.listing import Listing
 from slm_pipelines.origins import Origin, SmallFiles, open_origin
 from slm_pipelines.policy import check_license, check_pin
@@ -28,6 +29,8 @@ def run(spec: ResolveSpec, reporter: Reporter) -> ResolveResult:
     small = SmallFiles(origin, listing.revision)
     files = select_files(listing, spec.source, small.read)
     check_pin(spec.pin, listing.revision, files, listing.files)
+    if any(file.name == ADAPTER_WEIGHTS for file in files):
+        return fit(_describe_adapter(origin, listing, files, small, reporter))
     if any(file.name.endswith(".safetensors") for file in files):
         return fit(_describe_safetensors(origin, listing, files, small, reporter))
     return fit(_describe_gguf(origin, listing, files[0], reporter))
@@ -56,6 +59,27 @@ def _describe_safetensors(
         file_count=len(files),
         files=list(files),
         shape=formats.describe(small, headers),
+    )
+
+
+def _describe_adapter(
+    origin: Origin, listing: Listing, files: tuple[ModelFile, ...], small_files: SmallFiles, reporter: Reporter
+) -> ResolveResult:
+    reporter.report(f"Reading the header of {ADAPTER_WEIGHTS}")
+    by_name = {file.name: file for file in files}
+    size = by_name[ADAPTER_WEIGHTS].size_bytes
+    header = _read_header(origin, listing.revision, ADAPTER_WEIGHTS, size, MAX_HEADER_BYTES)
+    check_adapter({ADAPTER_CONFIG: small_files.read(by_name[ADAPTER_CONFIG])}, header)
+    return ResolveResult(
+        revision=listing.revision,
+        format="lora",
+        architecture=PEFT_TYPE,
+        parameters=formats.parameter_count({ADAPTER_WEIGHTS: header}),
+        license=listing.license,
+        context_length=0,
+        size_bytes=sum(file.size_bytes for file in files),
+        file_count=len(files),
+        files=list(files),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from slm_contract.results import Outcome
 from slm_operator.core.manifests.metadata import LABEL_STEP
 from slm_operator.core.plan import ObjectKey
 from tests.support.planning import MODEL, NOW, QUANT, SERVICE, World, digest, fail, manifest, succeed
@@ -87,6 +88,25 @@ def test_a_missing_reference_is_a_condition_and_not_an_error(
     assert made.condition(key, state)["status"] == "True"
     assert made.condition(key)["reason"] == reason
     assert message in made.condition(key)["message"]
+
+
+def test_an_adapter_is_no_model_to_serve_or_to_quantize() -> None:
+    def resolve_adapter(label: str) -> Outcome:
+        outcome = succeed(label)
+        changes = {"format": "lora", "architecture": "LORA", "shape": None, "context_length": 0}
+        if label != "resolve" or outcome.result is None:
+            return outcome
+        return outcome.model_copy(update={"result": outcome.result.model_copy(update=changes)})
+
+    service = copy.deepcopy(SERVICE)
+    service["spec"] = {"modelRef": {"name": "m"}}
+    made = world(MODEL, QUANT, service)
+    made.settle(resolve_adapter)
+    assert made.condition(MODEL_KEY)["reason"] == "Ready"
+    message = "SLMModel m is a LoRA adapter, which changes a model and is none by itself: name a model instead."
+    for key in (QUANT_KEY, SERVICE_KEY):
+        assert made.condition(key, "Stalled")["status"] == "True"
+        assert (made.condition(key)["reason"], made.condition(key)["message"]) == ("FormatMismatch", message)
 
 
 def test_a_bad_input_stalls_with_the_steps_own_reason_and_starts_nothing_more() -> None:
