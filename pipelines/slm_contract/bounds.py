@@ -10,6 +10,8 @@ MAX_MESSAGE_BYTES: Final = 2000
 """Of an error's sentence, as JSON: more than anybody reads, and room for the rest of the outcome."""
 MAX_LABEL_BYTES: Final = 200
 """Of a licence or an architecture, as JSON: names that a publisher chooses freely."""
+MAX_CONVERSION_BYTES: Final = 500
+"""Of the sentence why a model cannot be converted, as JSON: it stands beside everything else that resolve answers."""
 ELLIPSIS: Final = "…"
 
 

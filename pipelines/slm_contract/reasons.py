@@ -78,6 +78,7 @@ class Reason(StrEnum):
     INVALID_GGUF = "InvalidGguf", "A GGUF file is truncated, split into parts, or its header is inconsistent."
     INVALID_CONFIG = "InvalidConfig", "config.json is missing, malformed, or contradicts the weights."
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture", "No converter exists for this architecture."
+    NOT_CONVERTIBLE = "NotConvertible", "The model can be served as it is, but no GGUF be made of it."
     UNSUPPORTED_DTYPE = "UnsupportedDtype", "The weights use a number format that the converter does not read."
     MISSING_TOKENIZER = "MissingTokenizer", "The repository has neither tokenizer.json nor tokenizer.model."
     UNSUPPORTED_ADAPTER = "UnsupportedAdapter", "The adapter is none, or not a plain LoRA of the layers' projections."

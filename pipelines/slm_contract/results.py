@@ -11,13 +11,9 @@ from slm_contract.reasons import Reason
 from slm_contract.specs import ModelFile
 
 
-class ModelShape(Message):
-    """Dimensions of a dense decoder: all that exact sizes and serving memory are computed from."""
+class Dimensions(Message):
+    """What the memory of KV cache and buffers is computed from, and how a model may be split."""
 
-    architecture: Literal["llama", "qwen3"]
-    """GGUF architecture name."""
-    source_type: Literal["F32", "F16", "BF16"]
-    """Type of the stored weight matrices, which is also that of the unquantized GGUF."""
     vocab_size: int
     """Rows of the token embedding."""
     hidden_size: int
@@ -32,6 +28,15 @@ class ModelShape(Message):
     """Key-value heads per layer."""
     head_dim: int
     """Elements of one head."""
+
+
+class ModelShape(Dimensions):
+    """Dimensions of a dense decoder: all that exact sizes and serving memory are computed from."""
+
+    architecture: Literal["llama", "qwen3"]
+    """GGUF architecture name."""
+    source_type: Literal["F32", "F16", "BF16"]
+    """Type of the stored weight matrices, which is also that of the unquantized GGUF."""
     tied_embeddings: bool
     """True when no separate output matrix is stored."""
     rope_factors: bool = False
@@ -42,6 +47,11 @@ class ModelShape(Message):
     """Exact length of the key-value section of the converted GGUF: it depends on tokenizer and template."""
 
 
+WeightsFormat = Literal["safetensors", "gguf", "awq", "gptq", "fp8", "compressed-tensors", "lora"]
+"""How weights are stored: safetensors whose tensors are plain numbers, one GGUF file, or safetensors that were
+quantized by a method, named as vLLM names it; lora is an adapter, which changes the weights of a model."""
+
+
 class ResolveResult(Message):
     """What is known before a weight is fetched."""
 
@@ -49,17 +59,17 @@ class ResolveResult(Message):
     """Which step this is."""
     revision: str
     """Commit (or content identity of a local path)."""
-    format: Literal["safetensors", "gguf", "lora"]
-    """What the weights are stored as; lora is an adapter, which changes the weights of a model."""
+    format: WeightsFormat
+    """What the weights are stored as."""
     architecture: str
     """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture, for
     an adapter its peft_type."""
     parameters: int
-    """Number of weights."""
+    """Number of weights; 0 where they are packed and nothing tells how."""
     license: str = ""
     """Licence identifier as the source states it; empty when it states none."""
     context_length: int
-    """Longest context the model was made for, tokens; 0 for an adapter."""
+    """Longest context the model was made for, tokens; 0 for an adapter, and where nothing tells."""
     size_bytes: int
     """Bytes that acquire will fetch."""
     file_count: int
@@ -67,7 +77,11 @@ class ResolveResult(Message):
     files: list[ModelFile] = Field(default_factory=list)
     """The files, while they fit the message; empty when there are too many (acquire asks again)."""
     shape: ModelShape | None = None
-    """None for a GGUF repository, which is taken as it is, and for an adapter."""
+    """None for what cannot be converted, for a GGUF repository, which is taken as it is, and for an adapter."""
+    dimensions: Dimensions | None = None
+    """Of a model that cannot be converted, where its configuration tells them."""
+    conversion_message: str = ""
+    """Why safetensors cannot be converted, as a sentence; empty where they can, and for GGUF."""
 
 
 class AcquireResult(Message):

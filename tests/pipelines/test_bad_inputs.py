@@ -31,6 +31,7 @@ from tests.support.mistakes import (
     no_files_but_names,
     nobody_passes,
     one_part,
+    only_an_engine_loads,
     outside_the_store,
     port_taken,
     primed,
@@ -176,9 +177,7 @@ CASES: dict[str, Case] = {
     "address of a metadata service": Case(private_address, Reason.HOST_NOT_ALLOWED, "169.254.169.254, inside"),
     "redirect into a private network": Case(redirected_inside, Reason.HOST_NOT_ALLOWED, "10.1.2.3:80 is at 10.1.2.3"),
     # Models
-    "unsupported architecture": Case(
-        config(architectures=["MambaForCausalLM"]), Reason.UNSUPPORTED_ARCHITECTURE, "MambaForCausalLM cannot be"
-    ),
+    "no architecture": Case(config(architectures=[]), Reason.INVALID_CONFIG, "names no single architecture"),
     "missing config": Case(without("config.json"), Reason.INVALID_CONFIG, "no config.json"),
     "config that is no JSON": Case(written("config.json", b"{"), Reason.INVALID_CONFIG, "not valid JSON"),
     "config that is not UTF-8": Case(
@@ -239,6 +238,18 @@ CASES: dict[str, Case] = {
         name_clash, Reason.NAME_CONFLICT, "exists and belongs to somebody else", "InferenceService"
     ),
     # Quantization and measurement
+    "architecture without a converter": Case(
+        only_an_engine_loads(lambda lab: lab.job("Q8_0")),
+        Reason.NOT_CONVERTIBLE,
+        "No variant can be made of SLMModel m, which vllm alone serves. MambaForCausalLM cannot be converted: use one",
+        "QuantJob",
+    ),
+    "engine for GGUF alone": Case(
+        only_an_engine_loads(lambda lab: lab.service(modelRef={"name": "m"})),
+        Reason.RUNTIME_NOT_AVAILABLE,
+        "vllm is not configured, and it alone serves this model: give it an image. MambaForCausalLM",
+        "InferenceService",
+    ),
     "unknown type": Case(primed("Q9_Z"), Reason.UNKNOWN_TYPE, "makes no quantization type 'Q9_Z'", "QuantJob"),
     "too few tokens to measure": Case(
         primed("Q8_0", evaluation={"contextSize": 64, "chunks": 2}),

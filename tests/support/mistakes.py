@@ -194,6 +194,18 @@ def primed(*variants: str, **spec: Any) -> Arrange:
     return arrange
 
 
+def only_an_engine_loads(apply: Callable[[Lab], None]) -> Arrange:
+    """A model that is in the store, but that nothing converts; then whatever is applied."""
+
+    def arrange(lab: Lab) -> None:
+        config(architectures=["MambaForCausalLM"])(lab)
+        lab.world.run()
+        lab.before = store_content(lab.store)
+        apply(lab)
+
+    return arrange
+
+
 def text(content: bytes) -> Arrange:
     def arrange(lab: Lab) -> None:
         path = lab.folder / "evaluation.txt"

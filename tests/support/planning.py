@@ -13,6 +13,7 @@ from slm_contract.results import (
     ArtifactResult,
     BenchmarkResult,
     CollectResult,
+    Dimensions,
     EvaluateResult,
     ModelShape,
     Outcome,
@@ -95,17 +96,23 @@ QWEN3 = {
 """Real models by repository."""
 
 
+QUANTIZED = "The weights are quantized already (`quantization_config`): use the repository they were made from."
+
+
 def succeed_as(repo: str) -> Callable[[str], Outcome]:
-    """As ``succeed``, for a real model."""
-    shape = QWEN3[repo]
-    size = gguf_bytes(shape, shape.source_type)
+    """As ``succeed``, for a real model, or as its publisher quantized it with AWQ."""
+    original = repo.removesuffix("-AWQ")
+    shape = QWEN3[original]
+    size = gguf_bytes(shape, shape.source_type if repo == original else "Q4_1")
+    facts: dict[str, Any] = {"shape": shape, "context_length": 40960}
+    if repo != original:
+        dimensions = Dimensions.model_validate(shape.model_dump(include=set(Dimensions.model_fields)))
+        facts |= {"shape": None, "format": "awq", "dimensions": dimensions, "conversion_message": QUANTIZED}
 
     def answer(label: str) -> Outcome:
         outcome = succeed(label)
-        changes: dict[str, Any] = {"size_bytes": size}
-        if label == "resolve":
-            changes |= {"shape": shape, "context_length": 40960}
         assert outcome.result is not None
+        changes = {"size_bytes": size, **(facts if label == "resolve" else {})}
         return outcome.model_copy(update={"result": outcome.result.model_copy(update=changes)})
 
     return answer

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from slm_contract.base import Message
-from slm_contract.results import ModelShape
+from slm_contract.results import Dimensions, ModelShape
 from slm_operator.api.meta import CelRule, Condition, PrinterColumn, Resource, ResourceInfo, StepAnswer
 
 FilePattern = Annotated[str, Field(min_length=1, max_length=256)]
@@ -109,25 +109,33 @@ class SLMModelStatus(Message):
     digest: str = ""
     """Digest of the model's manifest in the store."""
     format: str = ""
-    """safetensors, gguf, or lora: an adapter that changes a model and is none by itself."""
+    """gguf, or safetensors; where these are quantized, how: awq, gptq, fp8 or compressed-tensors. Or lora: an adapter
+    that changes a model and is none by itself."""
     architecture: str = ""
     """Architecture as the model's configuration names it."""
     parameters: int = 0
-    """Number of weights."""
+    """Number of weights; 0 where they are packed and nothing tells how."""
     parameter_class: str = ""
-    """Nano (below 100M), Micro (from 100M), Small (from 1.5B), Medium (14B to 30B) or Large (above)."""
+    """Nano (below 100M), Micro (from 100M), Small (from 1.5B), Medium (14B to 30B) or Large (above); empty where the
+    number is not known."""
     license: str = ""
     """Licence identifier as the source states it."""
     context_length: int = 0
-    """Longest context the model was made for, tokens; 0 for an adapter."""
+    """Longest context the model was made for, tokens; 0 for an adapter, and where nothing tells."""
     size_bytes: int = 0
     """Size of the files, bytes."""
     files: int = 0
     """Number of files."""
     shape: ModelShape | None = None
-    """Dimensions that sizes and memory are computed from; absent for a GGUF repository and for an adapter."""
+    """Dimensions that sizes and memory are computed from; absent for what cannot be converted, for a GGUF repository
+    and for an adapter."""
+    dimensions: Dimensions | None = None
+    """Of a model that cannot be converted, as far as its configuration tells: memory is estimated from them."""
+    conversion_message: str = ""
+    """Why no GGUF can be made of the safetensors, so that only engines that load these themselves serve them and no
+    QuantJob takes them; empty where it can, and for a GGUF repository."""
     forecast: list[Forecast] = Field(default_factory=list, max_length=64)
-    """Exact size and serving memory per quantization type; empty for a GGUF repository and for an adapter."""
+    """Exact size and serving memory per quantization type; empty where there is no shape."""
     progress: str = ""
     """What the running step does, for people."""
     results: dict[str, StepAnswer] = Field(default_factory=dict, max_length=128)

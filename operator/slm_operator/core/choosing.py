@@ -23,7 +23,7 @@ from slm_operator.core.inventory import Accelerator, Inventory, NodeKind
 from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.quantity import format_bytes
-from slm_operator.core.runtime_choice import RuntimeChoice, choose_runtime, choose_tensor_parallel
+from slm_operator.core.runtime_choice import RuntimeChoice, choose_runtime, why_not_parallel
 from slm_operator.core.sequence import Blocked
 
 AUTO, NONE, ANY_GPU = WORDS = "auto", "none", "gpu"
@@ -32,6 +32,7 @@ Engines = Mapping[tuple[str, str], Program]
 """``Placement.engines``."""
 SOME_GPU = Accelerator("NVIDIA", "", 1)
 """Stands for any GPU where only the model and what is installed are looked at."""
+ON_CPUS = "vllm alone serves this model, on CPUs where spec.runtime is vllm and spec.accelerator none."
 TO_COME = "Where an autoscaler brings nodes with GPUs, name their resource in spec.accelerator, such as nvidia.com/gpu."
 
 
@@ -51,10 +52,16 @@ class Wish:
 
     spec: InferenceServiceSpec
     formats: Collection[str]
-    """Of the weights: gguf, safetensors."""
+    """Of the weights: gguf, safetensors, or how these are quantized."""
     demand: Demand
     variants: Sequence[Variant] = ()
     """What could be served instead, for the sentence about what does not fit."""
+    not_convertible: str = ""
+    """Why llama.cpp can serve no GGUF of it, as a sentence."""
+
+    def is_loaded_by(self, runtime: str) -> bool:
+        """Whether the engine loads the weights, as they are or converted."""
+        return not self.not_convertible if runtime == LLAMA_CPP else set(self.formats) != {"gguf"}
 
     @property
     def runtime(self) -> str:
@@ -109,7 +116,7 @@ def _choose_engine(wish: Wish, published: Published, engines: Engines, *, local:
             best[runtime] = min(fitting, key=snugness)
     if best:
         return _on_gpus(wish, best, engines)
-    if wish.spec.accelerator == AUTO and wish.runtime != VLLM:
+    if wish.spec.accelerator == AUTO and wish.runtime != VLLM and not wish.not_convertible:
         return _on_cpus(wish, engines)
     if not any(kind.accelerators for kind in inventory.kinds):
         _require_classes(published, wish.spec)
@@ -118,7 +125,9 @@ def _choose_engine(wish: Wish, published: Published, engines: Engines, *, local:
 
 def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[str]) -> RuntimeChoice:
     """The engine among those that are configured for an accelerator; raises Blocked where none will do."""
-    chosen = choose_runtime(wish.runtime, wish.formats, wish.spec.parallel, accelerator, configured)
+    chosen = choose_runtime(
+        wish.runtime, wish.formats, wish.spec.parallel, accelerator, configured, wish.not_convertible
+    )
     if not chosen.runtime:
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
     if wish.runtime != wish.spec.runtime:
@@ -157,7 +166,7 @@ def _find_inventory(published: Published, spec: InferenceServiceSpec) -> Invento
 
 def _find_places(wish: Wish, runtime: str, inventory: Inventory, engines: Engines) -> Iterator[Place]:
     """GPUs that pods can ask for, on nodes that let them in, for which there is a program."""
-    if wish.runtime not in (AUTO, runtime) or (runtime == VLLM and "safetensors" not in wish.formats):
+    if wish.runtime not in (AUTO, runtime) or not wish.is_loaded_by(runtime):
         return
     for kind in inventory.kinds:
         for item in kind.accelerators:
@@ -171,7 +180,7 @@ def _place_on(kind: NodeKind, item: Accelerator, demand: Demand, asked: int) -> 
     """The engine on so many of the GPUs, or on the fewest that will do; of unknown memory on one."""
     sizes = splits(demand, item.devices)
     if asked:
-        possible = choose_tensor_parallel(demand, item, asked).size if demand.engine == VLLM else asked in sizes
+        possible = not why_not_parallel(demand, item, asked) if demand.engine == VLLM else asked in sizes
         sizes = [asked] if possible else []
     for size in sizes:
         place = Place(kind, item, size, device_bytes(demand, size, item), item.usable_bytes)
@@ -247,15 +256,17 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, published: Published, eng
     if offered and not offered & served:
         message = f"No engine that may serve this has an image for GPUs of {', '.join(sorted(offered))}: give it one."
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
-    demand = wish.on(VLLM if "safetensors" in wish.formats and wish.runtime != LLAMA_CPP else LLAMA_CPP)
+    demand = wish.on(VLLM if wish.is_loaded_by(VLLM) and wish.runtime != LLAMA_CPP else LLAMA_CPP)
     if count and demand.engine == VLLM:
-        possible = [choose_tensor_parallel(demand, item, count) for item in items]
-        if possible and not any(each.size for each in possible):
-            raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, possible[0].reason))
+        problems = [why_not_parallel(demand, item, count) for item in items]
+        if problems and all(problems):
+            raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, problems[0]))
     # What a QuantJob makes is for llama.cpp.
     variants = () if wish.runtime == VLLM else wish.variants
     fit = check_fit(demand, inventory, variants, wish.tolerations, accelerator="gpu")
     hint = "" if items else f" {TO_COME}"
+    if wish.not_convertible and asked == AUTO:
+        hint += f" {ON_CPUS}"
     raise Blocked(Verdict("progressing", Reason.DOES_NOT_FIT, fit.message + hint))
 
 

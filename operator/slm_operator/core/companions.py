@@ -27,13 +27,16 @@ def list_companions(spec: InferenceServiceSpec) -> dict[str, str]:
 
 
 def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
-    """Role to its SLMModel; raises Blocked until all of them are Ready."""
+    """Role to its SLMModel; raises Blocked until all of them are Ready, and where one is no GGUF's."""
     found = {}
     for role, name in list_companions(snapshot.service.spec).items():
         model = snapshot.companions.get(name)
         missing = check_model(name, model, snapshot.placement)
         if missing is not None or model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
+        if why_not := model.status.conversion_message:
+            message = f"SLMModel {name} cannot be loaded beside another, as no GGUF can be made of it. {why_not}"
+            raise Blocked(Verdict("stalled", Reason.NOT_CONVERTIBLE, message))
         found[role] = model
     return found
 

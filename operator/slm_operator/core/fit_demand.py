@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from slm_contract.results import ModelShape
+from slm_contract.results import Dimensions
 from slm_operator.core.inventory import Accelerator
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.resources import engine_memory
@@ -23,7 +23,7 @@ VLLM_BATCH_TOKENS, VLLM_LARGE_BATCH_TOKENS, VLLM_LARGE_DEVICE_BYTES = 2048, 8192
 class Draft:
     """A draft model that is loaded beside the served one, with a KV cache for the same slots."""
 
-    shape: ModelShape | None
+    shape: Dimensions | None
     """None where it is not known: then half of the weights stands for its KV cache, as ``engine_memory`` has it."""
     weights_bytes: int
     """Size of its weights, bytes."""
@@ -35,8 +35,8 @@ class Draft:
 class Demand:
     """What is to be served, and how."""
 
-    shape: ModelShape | None
-    """None where the model's shape is not known: then the weights are all that the estimate has."""
+    shape: Dimensions | None
+    """None where the model's dimensions are not known: then the weights are all that the estimate has."""
     weights_bytes: int
     """Size of the weights that an engine loads, bytes."""
     context_size: int
@@ -85,7 +85,7 @@ class Demand:
             served.weights + draft.weights, served.kv_cache + draft.kv_cache, served.compute + draft.compute + logits
         )
 
-    def _serving(self, shape: ModelShape, weights_bytes: int) -> ServingMemory:
+    def _serving(self, shape: Dimensions, weights_bytes: int) -> ServingMemory:
         return serving_bytes(shape, weights_bytes, self.context_size, self.slots, self.kv_type, self.batch_tokens)
 
     def describe(self) -> str:

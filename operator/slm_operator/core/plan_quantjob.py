@@ -143,6 +143,7 @@ def _forecast(snapshot: QuantSnapshot, name: str) -> int:
 def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, missing: Verdict | None) -> None:
     if missing is not None or snapshot.model is None:
         raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
+    _require_convertible(snapshot.model)
     _require_text(snapshot)
     store, model, shape = snapshot.placement.store, snapshot.model.status, snapshot.model.status.shape
     convert = specs.ConvertSpec(model=model.digest, store=store)
@@ -165,6 +166,12 @@ def _walk(snapshot: QuantSnapshot, sequence: Sequence, known: _Progress, missing
         measured = _measure(snapshot, sequence, known, variant, base.manifest)
         known.variants[index] = judge_variant(measured, known.baseline, snapshot.job.spec.gate)
     _conclude(snapshot, snapshot.model, sequence, known)
+
+
+def _require_convertible(model: SLMModel) -> None:
+    if why_not := model.status.conversion_message:
+        message = f"No variant can be made of SLMModel {model.metadata.name}, which vllm alone serves. {why_not}"
+        raise Blocked(Verdict("stalled", Reason.NOT_CONVERTIBLE, message))
 
 
 def _require_text(snapshot: QuantSnapshot) -> None:

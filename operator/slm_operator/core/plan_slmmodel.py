@@ -136,18 +136,20 @@ def _facts(resolved: ResolveResult) -> dict[str, Any]:
         "format": resolved.format,
         "architecture": resolved.architecture,
         "parameters": resolved.parameters,
-        "parameter_class": parameter_class(resolved.parameters),
+        "parameter_class": parameter_class(resolved.parameters) if resolved.parameters else "",
         "license": resolved.license,
         "context_length": resolved.context_length,
         "size_bytes": resolved.size_bytes,
         "files": resolved.file_count,
         "shape": resolved.shape,
+        "dimensions": resolved.dimensions,
+        "conversion_message": resolved.conversion_message,
         "forecast": build_forecast(resolved),
     }
 
 
 def build_forecast(resolved: ResolveResult) -> list[Forecast]:
-    """Exact size and serving memory for each type we can compute; empty where the shape is not known."""
+    """Exact size and serving memory for each type we can compute; empty where there is no shape."""
     shape = resolved.shape
     if shape is None:
         return []
@@ -165,6 +167,11 @@ def _is_applicable(shape: ModelShape, name: str) -> bool:
 
 
 def _done(status: SLMModelStatus) -> Verdict:
-    size, kind = format_bytes(status.size_bytes), status.parameter_class
-    what = f"{status.architecture}, {status.parameters:,} parameters ({kind}), {size} verified and stored."
+    number = f"{status.parameters:,} parameters ({status.parameter_class})" if status.parameters else ""
+    what = ", ".join(
+        filter(None, (status.architecture, number, f"{format_bytes(status.size_bytes)} verified and stored."))
+    )
+    if status.conversion_message:
+        only = "Only engines that load safetensors themselves can serve it (vllm); a QuantJob cannot take it"
+        what = f"{what} {only}: {status.conversion_message}"
     return Verdict("ready", Reason.READY, what)

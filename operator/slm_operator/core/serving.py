@@ -65,6 +65,8 @@ class _Source:
     companions: Mapping[str, SLMModel]
     """By role, what is loaded beside it."""
     variant: str = ""
+    not_convertible: str = ""
+    """Why no GGUF can be made of it, as a sentence; empty where it can be, or is one."""
 
     @property
     def draft_bytes(self) -> int:
@@ -166,13 +168,16 @@ def _find_source(snapshot: ServiceSnapshot) -> _Source:
     missing = check_model(spec.model_ref.name, model, snapshot.placement)
     if missing is not None or model is None:
         raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-    return _Source((model.status.format,), model.status.digest, model.status.size_bytes, find_companions(snapshot))
+    status, beside = model.status, find_companions(snapshot)
+    return _Source(
+        (status.format,), status.digest, status.size_bytes, beside, not_convertible=status.conversion_message
+    )
 
 
 def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, draft_bytes: int) -> Demand:
     context = _context_size(snapshot)
     return Demand(
-        shape=snapshot.model.status.shape if snapshot.model else None,
+        shape=(snapshot.model.status.shape or snapshot.model.status.dimensions) if snapshot.model else None,
         weights_bytes=weights_bytes,
         context_size=context,
         batch_tokens=BATCH_TOKENS if snapshot.service.spec.task == "generate" else context,
@@ -203,7 +208,7 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
         return made
     variants = find_variants(snapshot.model, snapshot.quant_job)
     demand = _demand(snapshot, source.size_bytes, source.variant, source.draft_bytes)
-    wish = Wish(snapshot.service.spec, source.formats, demand, variants)
+    wish = Wish(snapshot.service.spec, source.formats, demand, variants, source.not_convertible)
     if made is None:
         return choose_engine(wish, snapshot.published, snapshot.placement)
     try:

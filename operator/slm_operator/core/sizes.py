@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from slm_contract.results import ModelShape
+from slm_contract.results import Dimensions, ModelShape
 
 ALIGNMENT = 32
 """GGUF_DEFAULT_ALIGNMENT: header and every tensor are padded to it."""
@@ -163,7 +163,7 @@ def tensor_type(shape: ModelShape, tensor: TensorShape, type: str) -> str:  # no
 
 
 def serving_bytes(
-    shape: ModelShape,
+    shape: Dimensions,
     weights_bytes: int,
     context: int,
     slots: int,

@@ -5,10 +5,10 @@ heads are split while there are enough of them, and copied beyond that, so that 
 (vllm/config/model.py, ``get_num_kv_heads``). The feed-forward layer's width is split as well.
 """
 
-from slm_contract.results import ModelShape
+from slm_contract.results import Dimensions
 
 
-def tensor_parallel_sizes(shape: ModelShape | None, devices: int) -> list[int]:
+def tensor_parallel_sizes(shape: Dimensions | None, devices: int) -> list[int]:
     """Powers of two up to ``devices`` that the shape can be split by, smallest first; without a shape only 1.
 
     Powers of two, as collective operations and NVLink topologies are built for them.
@@ -17,7 +17,7 @@ def tensor_parallel_sizes(shape: ModelShape | None, devices: int) -> list[int]:
     return [size for size in sizes if size == 1 or (shape is not None and not why_not_split(shape, size))]
 
 
-def why_not_split(shape: ModelShape, size: int) -> str:
+def why_not_split(shape: Dimensions, size: int) -> str:
     """Why the shape cannot be split by ``size``, as half a sentence, or nothing."""
     if shape.heads % size:
         return f"it does not divide the model's {shape.heads} attention heads"

@@ -9,12 +9,13 @@ from slm_pipelines.formats.safetensors import (
     read_header,
     weight_files,
 )
-from slm_pipelines.formats.shape import SMALL_FILES, describe, parameter_count
+from slm_pipelines.formats.shape import SMALL_FILES, check_loadable, describe, parameter_count
 
 __all__ = [
     "SMALL_FILES",
     "GgufHeader",
     "Header",
+    "check_loadable",
     "collect_headers",
     "describe",
     "header_end",

@@ -92,6 +92,7 @@ def load_json(files: Mapping[str, bytes], name: str, reason: Reason = Reason.INV
 def parse_config(files: Mapping[str, bytes]) -> ModelConfig:
     """Parse ``config.json``; raises BadInput InvalidConfig, UnsupportedArchitecture or UnsupportedDtype."""
     raw = load_json(files, "config.json")
+    _refuse_quantized(raw)
     name, architecture = _architecture(raw)
     _refuse_variations(raw, name)
     heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
@@ -192,23 +193,30 @@ def _source_type(tensors: Mapping[str, Tensor]) -> SourceType:
     return SOURCE_TYPES[next(iter(matrices))]
 
 
-def _architecture(raw: Mapping[str, Any]) -> tuple[str, Architecture]:
+def architecture_name(raw: Mapping[str, Any]) -> str:
+    """The one architecture that config.json names; raises BadInput InvalidConfig."""
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise _invalid("names no single architecture in `architectures`")
-    if names[0] not in SUPPORTED:
-        message = (
-            f"{names[0]} cannot be converted: use one of {', '.join(SUPPORTED)}, or a repository with a GGUF file."
-        )
+    return names[0]
+
+
+def _architecture(raw: Mapping[str, Any]) -> tuple[str, Architecture]:
+    name = architecture_name(raw)
+    if name not in SUPPORTED:
+        message = f"{name} cannot be converted: use one of {', '.join(SUPPORTED)}, or a repository with a GGUF file."
         raise BadInput(Reason.UNSUPPORTED_ARCHITECTURE, message)
-    return names[0], SUPPORTED[names[0]]
+    return name, SUPPORTED[name]
+
+
+def _refuse_quantized(raw: Mapping[str, Any]) -> None:
+    if raw.get("quantization_config") or raw.get("compression_config"):
+        message = "The weights are quantized already (`quantization_config`): use the repository they were made from."
+        raise BadInput(Reason.UNSUPPORTED_DTYPE, message)
 
 
 def _refuse_variations(raw: Mapping[str, Any], name: str) -> None:
     """Variations that the weights' names do not show but the engine's arithmetic would get wrong."""
-    if raw.get("quantization_config"):
-        message = "The weights are quantized already (`quantization_config`): use the repository they were made from."
-        raise BadInput(Reason.UNSUPPORTED_DTYPE, message)
     wrong = {
         f"hidden_act {raw.get('hidden_act')}": raw.get("hidden_act", "silu") != "silu",
         "use_sliding_window": raw.get("use_sliding_window") is True,

@@ -10,7 +10,7 @@ from slm_contract.results import ModelShape
 from slm_pipelines.formats import gguf_write, safetensors
 from slm_pipelines.formats.config import IGNORED_SUFFIXES, ModelConfig, SourceType, check_weights, parse_config
 from slm_pipelines.formats.safetensors import Header, Tensor
-from slm_pipelines.formats.tokenizer import Tokenizer, parse_tokenizer
+from slm_pipelines.formats.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 
 SMALL_FILES = (
     "config.json",
@@ -89,3 +89,12 @@ def parameter_count(headers: Mapping[str, Header]) -> int:
     """Stored parameters over all weight files."""
     tensors = (tensor for header in headers.values() for tensor in header.tensors.values())
     return sum(prod(tensor.shape) for tensor in tensors if not tensor.name.endswith(IGNORED_SUFFIXES))
+
+
+def check_loadable(files: Mapping[str, bytes], headers: Mapping[str, Header]) -> None:
+    """What must hold of any model, whoever loads it; raises BadInput.
+
+    Its tensors are where the index says, each once, and there is a tokenizer that can be read.
+    """
+    safetensors.merge(headers, files.get(safetensors.INDEX_NAME))
+    load_tokenizer(files)

@@ -31,11 +31,8 @@ class Tokenizer:
     chat_template: str
 
 
-def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenizer:
-    """Read tokenizer.json, tokenizer.model, tokenizer_config.json, added_tokens.json and chat_template.jinja.
-
-    Raises BadInput MissingTokenizer, UnsupportedTokenizer or InvalidConfig.
-    """
+def load_tokenizer(files: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """tokenizer.json and tokenizer_config.json, parsed; raises BadInput MissingTokenizer or UnsupportedTokenizer."""
     if JSON_NAME not in files and MODEL_NAME not in files:
         message = (
             f"The repository has neither {JSON_NAME} nor {MODEL_NAME}: add {JSON_NAME} (transformers writes it with "
@@ -46,6 +43,15 @@ def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenize
         load_json(files, name, Reason.UNSUPPORTED_TOKENIZER) if name in files else None
         for name in (JSON_NAME, OPTIONS_NAME)
     )
+    return document, options
+
+
+def parse_tokenizer(files: Mapping[str, bytes], config: ModelConfig) -> Tokenizer:
+    """Read tokenizer.json, tokenizer.model, tokenizer_config.json, added_tokens.json and chat_template.jinja.
+
+    Raises BadInput MissingTokenizer, UnsupportedTokenizer or InvalidConfig.
+    """
+    document, options = load_tokenizer(files)
     try:
         return _build(files, document, options or {}, config)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:

@@ -1,11 +1,15 @@
 """Find out everything about a model without fetching its weights."""
 
-from slm_contract.bounds import MAX_LABEL_BYTES, MAX_OUTCOME_BYTES, clip
-from slm_contract.results import Outcome, ResolveResult
+from collections.abc import Mapping
+
+from slm_contract.bounds import MAX_CONVERSION_BYTES, MAX_LABEL_BYTES, MAX_OUTCOME_BYTES, clip
+from slm_contract.reasons import Reason
+from slm_contract.results import ModelShape, Outcome, ResolveResult
 from slm_contract.specs import ModelFile, ResolveSpec
 from slm_pipelines import formats
+from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.adapter import PEFT_TYPE, check_adapter
-from slm_pipelines.formats.config import parse_config
+from slm_pipelines.formats.engine_config import EngineConfig, count_parameters, parse_engine_config
 from slm_pipelines.formats.gguf_header import FIRST_READ_BYTES, GgufHeader
 from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MAX_HEADER_BYTES, Header
 from slm_pipelines.listing import Listing
@@ -16,6 +20,8 @@ from slm_pipelines.selection import select_files
 
 FIRST_RANGE_BYTES = 64 << 10
 """First read of a safetensors header: most fit, and the round trip saved is worth the bytes."""
+NOT_CONVERTIBLE = {Reason.UNSUPPORTED_ARCHITECTURE, Reason.UNSUPPORTED_DTYPE, Reason.UNSUPPORTED_TOKENIZER}
+"""What the converter does not know, and an engine that loads safetensors itself may; all else is a fault."""
 MARGIN_BYTES = 296
 """Kept free in the termination message for time and memory, which are not known yet."""
 
@@ -40,7 +46,7 @@ def _describe_safetensors(
     origin: Origin, listing: Listing, files: tuple[ModelFile, ...], small_files: SmallFiles, reporter: Reporter
 ) -> ResolveResult:
     small = {file.name: small_files.read(file) for file in files if file.name in formats.SMALL_FILES}
-    config = parse_config(small)
+    config = parse_engine_config(small)
     weights = {file.name: file.size_bytes for file in files if file.name.endswith(".safetensors")}
 
     def read_one(name: str, allowed_bytes: int) -> Header:
@@ -48,17 +54,20 @@ def _describe_safetensors(
         return _read_header(origin, listing.revision, name, weights[name], allowed_bytes)
 
     headers = formats.collect_headers(sorted(weights), read_one)
+    shape, why_not = _look_for_shape(config, small, headers)
     return ResolveResult(
         revision=listing.revision,
-        format="safetensors",
-        architecture=config.name,
-        parameters=formats.parameter_count(headers),
+        format=config.format,
+        architecture=config.architecture,
+        parameters=count_parameters(config, headers),
         license=listing.license,
         context_length=config.context_length,
         size_bytes=sum(file.size_bytes for file in files),
         file_count=len(files),
         files=list(files),
-        shape=formats.describe(small, headers),
+        shape=shape,
+        dimensions=None if shape else config.dimensions,
+        conversion_message=why_not,
     )
 
 
@@ -81,6 +90,20 @@ def _describe_adapter(
         file_count=len(files),
         files=list(files),
     )
+
+
+def _look_for_shape(
+    config: EngineConfig, small: Mapping[str, bytes], headers: Mapping[str, Header]
+) -> tuple[ModelShape | None, str]:
+    """The shape of what can be converted, else why it cannot be."""
+    try:
+        return formats.describe(small, headers), ""
+    except BadInput as refused:
+        if refused.reason not in NOT_CONVERTIBLE:
+            raise
+        formats.check_loadable(small, headers)
+        code = f" Its own code (`auto_map`) is never run: an engine must know {config.architecture} by itself."
+        return None, f"{refused}{code if config.own_code else ''}"
 
 
 def _read_header(origin: Origin, revision: str, name: str, size: int, allowed_bytes: int) -> Header:
@@ -123,7 +146,8 @@ def fit(result: ResolveResult) -> ResolveResult:
 
     Acquire then asks for the list again.
     """
-    names = {name: clip(getattr(result, name), MAX_LABEL_BYTES) for name in ("license", "architecture")}
-    result = result.model_copy(update=names)
+    cut = {name: clip(getattr(result, name), MAX_LABEL_BYTES) for name in ("license", "architecture")}
+    cut["conversion_message"] = clip(result.conversion_message, MAX_CONVERSION_BYTES)
+    result = result.model_copy(update=cut)
     fits = len(Outcome(result=result).encode()) <= MAX_OUTCOME_BYTES - MARGIN_BYTES
     return result if fits else result.model_copy(update={"files": []})

@@ -15,7 +15,7 @@ from slm_operator.core.plan import ObjectKey
 from slm_operator.core.roots import KEEPING_KINDS, find_roots
 from slm_operator.core.sizes import gguf_bytes, serving_bytes
 from tests.support.memory_cluster import Operated
-from tests.support.planning import MODEL, QUANT, QWEN3, digest, fail, manifest, succeed
+from tests.support.planning import MODEL, QUANT, QUANTIZED, QWEN3, digest, fail, manifest, succeed, succeed_as
 from tests.unit.core.test_fit import T4, build_kind
 
 DRAFT = manifest("SLMModel", "d", {"source": {"huggingFace": {"repo": "o/draft"}}})
@@ -77,6 +77,16 @@ async def test_a_draft_model_that_is_not_there_is_waited_for_and_named() -> None
     assert made.told("InferenceService", "s") == ("ModelNotReady", "SLMModel d is not Ready: Acquiring")
     await made.settle(succeed)
     assert DEPLOYMENT in made.cluster.objects
+
+
+async def test_a_draft_model_that_only_vllm_loads_stalls_the_service_before_anything_is_converted() -> None:
+    made = await operate(MODEL)
+    await made.put(DRAFT, service())
+    await made.settle(succeed_as("Qwen/Qwen3-8B-AWQ"))
+    message = f"SLMModel d cannot be loaded beside another, as no GGUF can be made of it. {QUANTIZED}"
+    assert made.told("InferenceService", "s") == ("NotConvertible", message)
+    assert made.condition("InferenceService", "s", "Stalled")["status"] == "True"
+    assert steps(made) == set()
 
 
 async def test_while_the_vocabularies_are_compared_no_engine_is_there() -> None:

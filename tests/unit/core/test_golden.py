@@ -35,7 +35,7 @@ async def build_children(documents: list[dict[str, Any]]) -> str:
     made = Operated()
     await made.put(*documents)
     repo = documents[0]["spec"]["source"]["huggingFace"]["repo"]
-    await made.settle(succeed_as(repo) if repo in QWEN3 else succeed)
+    await made.settle(succeed_as(repo) if repo.removesuffix("-AWQ") in QWEN3 else succeed)
     objects = made.cluster.objects
     children = [readable(objects[key]) for kind in CHILDREN for key in objects if key.kind == kind]
     return yaml.dump_all(children, Dumper=BlockDumper, sort_keys=False, width=120, allow_unicode=True)

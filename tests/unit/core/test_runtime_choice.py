@@ -1,13 +1,11 @@
-"""runtime: auto and tensorParallelSize: auto, as tables."""
+"""runtime: auto and tensorParallelSize, as tables."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from slm_contract.results import ModelShape
-from slm_operator.core.fit_demand import Demand, device_bytes
+from slm_operator.core.fit_demand import Demand
 from slm_operator.core.inventory import Accelerator
-from slm_operator.core.runtime_choice import choose_runtime, choose_tensor_parallel
+from slm_operator.core.runtime_choice import choose_runtime, why_not_parallel
 from slm_operator.core.sizes import gguf_bytes
 from slm_operator.core.tensor_parallel import tensor_parallel_sizes
 
@@ -49,16 +47,6 @@ SHARED = Accelerator("NVIDIA", "A10G", 10, 23028 * 2**20, resource="nvidia.com/g
             "llama.cpp",
             "llama.cpp: it serves 4 requests at the same time as fast and takes less memory.",
         ),
-        ({"awq"}, 1, L4, "vllm", "vllm: it serves AWQ weights."),
-        ({"gptq"}, 1, MI300X, "vllm", "vllm: it serves GPTQ weights."),
-        ({"fp8"}, 1, L4, "vllm", "vllm: it serves FP8 weights."),
-        (
-            {"fp8"},
-            1,
-            None,
-            "",
-            "vllm needs a GPU, and none is offered: set spec.runtime to llama.cpp with a GGUF variant, or add one.",
-        ),
     ],
 )
 def test_auto_chooses_by_format_hardware_and_concurrency(
@@ -83,7 +71,6 @@ def test_auto_takes_the_engine_that_is_configured_and_says_what_it_would_have_ta
         ("vllm", {"gguf"}, L4, "vllm serves safetensors, not GGUF files: set spec.runtime to llama.cpp"),
         ("vllm", {"safetensors"}, None, "vllm needs a GPU, and none is offered"),
         ("vllm", {"safetensors"}, METAL, "vllm does not serve on Apple GPUs: set spec.runtime to llama.cpp."),
-        ("llama.cpp", {"awq"}, L4, "llama.cpp does not load AWQ weights: set spec.runtime to vllm"),
         ("sglang", {"gguf"}, L4, "sglang is not configured: give it an image, or choose one of llama.cpp, vllm."),
     ],
 )
@@ -93,6 +80,37 @@ def test_an_engine_that_cannot_serve_is_refused_with_what_to_change(
     choice = choose_runtime(asked, formats, 1, accelerator)
     assert choice.runtime == ""
     assert choice.reason.startswith(reason)
+
+
+QUANTIZED = "The weights are quantized already (`quantization_config`): use the repository they were made from."
+ONLY_VLLM = "vllm alone serves this model: it needs a GPU, or spec.runtime vllm where it is installed for CPUs."
+NO_GGUF = "llama.cpp serves GGUF, and none can be made of this model: set spec.runtime to vllm."
+
+
+def test_what_vllm_alone_loads_is_nobodys_where_it_is_not_configured() -> None:
+    choice = choose_runtime("auto", {"awq"}, 1, L4, ["llama.cpp"], not_convertible=QUANTIZED)
+    only = "vllm is not configured, and it alone serves this model: give it an image."
+    assert (choice.runtime, choice.reason) == ("", f"{only} {QUANTIZED}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "format_", "accelerator", "runtime", "reason"),
+    [
+        ("auto", "awq", L4, "vllm", "vllm: it alone loads this model, whose weights are awq."),
+        ("auto", "gptq", MI300X, "vllm", "vllm: it alone loads this model, whose weights are gptq."),
+        ("auto", "safetensors", L4, "vllm", "vllm: it alone loads this model, whose weights are safetensors."),
+        ("vllm", "fp8", L4, "vllm", "vllm: spec.runtime asks for it."),
+        ("auto", "fp8", None, "", f"{ONLY_VLLM} {QUANTIZED}"),
+        ("vllm", "fp8", None, "", f"{ONLY_VLLM} {QUANTIZED}"),
+        ("llama.cpp", "awq", L4, "", f"{NO_GGUF} {QUANTIZED}"),
+        ("auto", "awq", METAL, "", "vllm does not serve on Apple GPUs: serve a model that llama.cpp loads."),
+    ],
+)
+def test_what_cannot_be_converted_is_vllms_or_refused_with_the_reason(
+    asked: str, format_: str, accelerator: Accelerator | None, runtime: str, reason: str
+) -> None:
+    choice = choose_runtime(asked, {format_}, 1, accelerator, not_convertible=QUANTIZED)
+    assert (choice.runtime, choice.reason) == (runtime, reason)
 
 
 def test_an_engine_that_is_asked_for_is_taken() -> None:
@@ -120,29 +138,6 @@ def test_sizes_are_powers_of_two_that_divide_heads_and_layers(
     assert tensor_parallel_sizes(QWEN_8B.model_copy(update=change), devices) == sizes
 
 
-def test_the_fewest_gpus_that_have_the_memory_are_taken_and_the_reason_says_so() -> None:
-    demand = Demand(QWEN_8B, BF16, 4096, 16, engine="vllm")
-    choice = choose_tensor_parallel(demand, L4)
-    assert choice.size == 2
-    assert choice.reason == "2: the fewest of the node's 4 that have the memory, 14.02 GiB of 22.49 GiB."
-    alone = choose_tensor_parallel(demand, MI300X)
-    assert (alone.size, alone.reason.startswith("1: it has the memory, ")) == (1, True)
-
-
-def test_where_no_size_has_the_memory_the_reason_says_how_much_is_lacking() -> None:
-    choice = choose_tensor_parallel(Demand(QWEN_8B, 10 * BF16, 4096, 16, engine="vllm"), L4)
-    assert choice.size == 0
-    assert choice.reason.startswith("Even 4 of the node's 4 x NVIDIA L4 lack ")
-    assert choice.reason.endswith("shorten spec.contextSize, lower spec.parallel, or serve a smaller variant.")
-
-
-def test_unknown_memory_gives_one_gpu_and_says_why() -> None:
-    unknown = Accelerator("NVIDIA", "", 8, resource="nvidia.com/gpu")
-    choice = choose_tensor_parallel(Demand(QWEN_8B, BF16, 4096, 16, engine="vllm"), unknown)
-    assert choice.size == 1
-    assert choice.reason == "1: nobody publishes the memory of NVIDIA; set spec.tensorParallelSize for more."
-
-
 @pytest.mark.parametrize(
     ("asked", "accelerator", "reason"),
     [
@@ -155,24 +150,10 @@ def test_unknown_memory_gives_one_gpu_and_says_why() -> None:
 def test_a_size_that_is_not_possible_is_refused_with_those_that_are(
     asked: int, accelerator: Accelerator, reason: str
 ) -> None:
-    choice = choose_tensor_parallel(Demand(QWEN_8B, BF16, 4096, 4, engine="vllm"), accelerator, asked)
-    assert choice.size == 0
-    assert choice.reason == f"spec.tensorParallelSize {asked} is not possible: {reason}"
+    problem = why_not_parallel(Demand(QWEN_8B, BF16, 4096, 4, engine="vllm"), accelerator, asked)
+    assert problem == f"spec.tensorParallelSize {asked} is not possible: {reason}"
 
 
-def test_a_possible_size_that_is_asked_for_is_taken() -> None:
-    choice = choose_tensor_parallel(Demand(QWEN_8B, BF16, 4096, 4, engine="vllm"), L4, 4)
-    assert (choice.size, choice.reason) == (4, "4: spec.tensorParallelSize asks for it.")
-
-
-@given(st.integers(1, 16), st.integers(1, 200), st.integers(1, 64), st.integers(1, 8))
-def test_a_chosen_size_is_the_smallest_that_fits(devices: int, gib: int, slots: int, times: int) -> None:
-    demand = Demand(QWEN_8B, times * BF16, 4096, slots, engine="vllm")
-    accelerator = Accelerator("NVIDIA", "X", devices, gib * 2**30)
-    choice = choose_tensor_parallel(demand, accelerator)
-    enough = [
-        size
-        for size in tensor_parallel_sizes(QWEN_8B, devices)
-        if device_bytes(demand, size, accelerator) <= gib * 2**30
-    ]
-    assert choice.size == (enough[0] if enough else 0)
+@pytest.mark.parametrize("shape", [QWEN_8B, None])
+def test_a_possible_size_is_no_problem_and_neither_is_one_that_nobody_can_judge(shape: ModelShape | None) -> None:
+    assert not why_not_parallel(Demand(shape, BF16, 4096, 4, engine="vllm"), L4, 4)
