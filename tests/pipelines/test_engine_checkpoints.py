@@ -90,6 +90,8 @@ def test_the_method_is_found_where_publishers_write_it(place: str) -> None:
         (GEMMA3, 131072, GEMMA3_DIMENSIONS),
         (GPT2, 1024, None),
         ({**PHI3, "num_key_value_heads": None}, 4096, PHI3_DIMENSIONS),
+        # DeepSeek-V2's latent attention keeps no keys and values.
+        ({**PHI3, "kv_lora_rank": 512}, 4096, None),
         # Layers that differ, and numbers that no model has.
         ({**PHI3, "num_key_value_heads": [4, 8]}, 4096, None),
         ({**PHI3, "num_hidden_layers": 1 << 40}, 4096, None),

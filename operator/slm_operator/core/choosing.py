@@ -63,6 +63,10 @@ class Wish:
         """Whether the engine loads the weights, as they are or converted."""
         return not self.not_convertible if runtime == LLAMA_CPP else set(self.formats) != {"gguf"}
 
+    def may_be_served_by(self, runtime: str) -> bool:
+        """Whether the spec leaves it to the engine, and the engine loads the weights."""
+        return self.runtime in (AUTO, runtime) and self.is_loaded_by(runtime)
+
     @property
     def runtime(self) -> str:
         """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
@@ -116,7 +120,7 @@ def _choose_engine(wish: Wish, published: Published, engines: Engines, *, local:
             best[runtime] = min(fitting, key=snugness)
     if best:
         return _on_gpus(wish, best, engines)
-    if wish.spec.accelerator == AUTO and wish.runtime != VLLM and not wish.not_convertible:
+    if wish.spec.accelerator == AUTO and wish.may_be_served_by(LLAMA_CPP):
         return _on_cpus(wish, engines)
     if not any(kind.accelerators for kind in inventory.kinds):
         _require_classes(published, wish.spec)
@@ -166,7 +170,7 @@ def _find_inventory(published: Published, spec: InferenceServiceSpec) -> Invento
 
 def _find_places(wish: Wish, runtime: str, inventory: Inventory, engines: Engines) -> Iterator[Place]:
     """GPUs that pods can ask for, on nodes that let them in, for which there is a program."""
-    if wish.runtime not in (AUTO, runtime) or not wish.is_loaded_by(runtime):
+    if not wish.may_be_served_by(runtime):
         return
     for kind in inventory.kinds:
         for item in kind.accelerators:
@@ -251,7 +255,7 @@ def _on_gpus_to_come(wish: Wish, inventory: Inventory, published: Published, eng
             resource=item.resource, device_class=item.device_class, vendor=vendor, count=count or 1, message=message
         )
         return Choice(chosen.runtime, chosen.reason, found)
-    served = {vendor for runtime, vendor in engines if wish.runtime in (AUTO, runtime)}
+    served = {vendor for runtime, vendor in engines if wish.may_be_served_by(runtime)}
     offered = {item.vendor for item in items}
     if offered and not offered & served:
         message = f"No engine that may serve this has an image for GPUs of {', '.join(sorted(offered))}: give it one."

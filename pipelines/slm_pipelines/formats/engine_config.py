@@ -119,6 +119,8 @@ def _packed_bits(quantized: Mapping[str, Any]) -> int:
 
 def _dimensions(raw: Mapping[str, Any]) -> Dimensions | None:
     """By the keys that transformers' configurations share; what has other keys, or lists of them, is left out."""
+    if raw.get("kv_lora_rank"):  # DeepSeek's latent attention caches one short vector in place of keys and values.
+        return None
     vocab, hidden, ffn = (_known(raw, key) for key in ("vocab_size", "hidden_size", "intermediate_size"))
     layers, heads = _known(raw, "num_hidden_layers", MAX_LAYERS), _known(raw, "num_attention_heads")
     if not (vocab and hidden and ffn and layers and heads):

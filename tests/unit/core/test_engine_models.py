@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from slm_operator.core.placement import CPU, VLLM, Program
+from slm_operator.core.placement import CPU, LLAMA_CPP, VLLM, Program
 from slm_operator.core.plan import ObjectKey
 from tests.support.memory_cluster import Operated
 from tests.support.planning import QUANTIZED, manifest, succeed_as
-from tests.unit.core.test_choosing import CPUS, GPU_LLAMA, H100, T4, container, operate, status
+from tests.unit.core.test_choosing import CPUS, GPU_LLAMA, H100, T4, container, node, operate, status
 
 AWQ_8B, AWQ_32B = "Qwen/Qwen3-8B-AWQ", "Qwen/Qwen3-32B-AWQ"
 VLLM_ON_CPUS = {(VLLM, CPU): Program(("vllm",), "vllm-cpu:1")}
@@ -103,3 +103,10 @@ async def test_a_quant_job_is_stalled_and_names_the_model_and_why() -> None:
     assert stalled["status"] == "True"
     jobs = [key.name for key in made.cluster.objects if key.kind == "Job" and key.name.startswith("q-")]
     assert jobs == []
+
+
+async def test_gpus_for_which_only_llama_cpp_has_an_image_are_named_as_such() -> None:
+    xe = node({"gpu.intel.com/memory.max": "17179869184"}, {"memory": "64Gi", "gpu.intel.com/xe": "1"})
+    made = await operate([xe], AWQ_8B, {(LLAMA_CPP, "Intel"): Program(("llama-server",), "llama-cpp-sycl:1")})
+    message = "No engine that may serve this has an image for GPUs of Intel: give it one."
+    assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
