@@ -25,7 +25,7 @@ class Reason(StrEnum):
     ACQUIRING = "Acquiring", "The files are being fetched into the store and verified."
     CONVERTING = "Converting", "Safetensors of a model or an adapter are being turned into an unquantized GGUF."
     LINKING = "Linking", "The model's files are being laid out under their names, for an engine that reads a folder."
-    COMPARING = "Comparing", "A draft model's vocabulary is being held against that of the model it drafts for."
+    COMPARING = "Comparing", "What is loaded beside the served model is being held against it."
     QUANTIZING = "Quantizing", "A variant is being made."
     EVALUATING = "Evaluating", "Perplexity, KL divergence and top-one agreement are being measured."
     BENCHMARKING = "Benchmarking", "Tokens per second are being measured."
@@ -88,6 +88,7 @@ class Reason(StrEnum):
     )
     UNSUPPORTED_TOKENIZER = "UnsupportedTokenizer", "The tokenizer is of a kind the converter does not know."
     VOCABULARY_MISMATCH = "VocabularyMismatch", "A draft model's vocabulary is not that of the model it drafts for."
+    PROJECTOR_MISMATCH = "ProjectorMismatch", "A file is no multimodal projector, or one of a model of another width."
     # Quantization
     UNKNOWN_TYPE = "UnknownType", "The engine knows no quantization type of that name."
     TYPE_NOT_APPLICABLE = "TypeNotApplicable", "The tensor shapes do not divide into the blocks this type needs."

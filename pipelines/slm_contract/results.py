@@ -138,6 +138,15 @@ class VocabularyResult(Message):
     """Tokens that both have."""
 
 
+class ProjectorResult(Message):
+    """A projector makes embeddings of the model's width."""
+
+    step: Literal["projector"] = "projector"
+    """Which step this is."""
+    kinds: list[Literal["vision", "audio"]]
+    """What it projects."""
+
+
 class EvaluateResult(Message):
     """What a variant lost."""
 
@@ -214,6 +223,7 @@ AnyResult = (
     | ArtifactResult
     | SnapshotResult
     | VocabularyResult
+    | ProjectorResult
     | EvaluateResult
     | BenchmarkResult
     | ReportResult

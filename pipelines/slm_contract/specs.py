@@ -148,6 +148,19 @@ class VocabularySpec(Message):
     """Folder of the store."""
 
 
+class ProjectorSpec(Message):
+    """Hold a multimodal projector against the model whose embeddings it makes."""
+
+    step: Literal["projector"] = "projector"
+    """Which step this is."""
+    gguf: Digest
+    """Digest of the GGUF file that is served."""
+    projector: Digest
+    """Digest of the projector's GGUF file."""
+    store: str
+    """Folder of the store."""
+
+
 class QuantizeSpec(Message):
     """Make one variant of an unquantized GGUF."""
 
@@ -337,6 +350,7 @@ AnySpec = (
     | AdaptSpec
     | SnapshotSpec
     | VocabularySpec
+    | ProjectorSpec
     | QuantizeSpec
     | EvaluateSpec
     | BenchmarkSpec

@@ -31,6 +31,7 @@ STEPS: dict[str, type[Message]] = {
     "adapt": specs.AdaptSpec,
     "snapshot": specs.SnapshotSpec,
     "vocabulary": specs.VocabularySpec,
+    "projector": specs.ProjectorSpec,
     "quantize": specs.QuantizeSpec,
     "evaluate": specs.EvaluateSpec,
     "benchmark": specs.BenchmarkSpec,

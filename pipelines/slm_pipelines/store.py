@@ -166,6 +166,13 @@ class Store:
                 )
                 raise Retryable(Reason.STORE_CORRUPT, message)
 
+    def require(self, digest: str, name: str) -> Path:
+        """Where a blob lies that must be there; raises Retryable StoreCorrupt, in which it is called ``name``."""
+        if self.has(digest):
+            return self.blob_path(digest)
+        message = f"{name} ({digest}) is missing from the store: give the object another slm.dev/retry to make it anew."
+        raise Retryable(Reason.STORE_CORRUPT, message)
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's own disk, removed afterwards; a crash leaves it to ``collect``."""

@@ -17,6 +17,7 @@ from slm_contract.results import (
     EvaluateResult,
     ModelShape,
     Outcome,
+    ProjectorResult,
     ReportResult,
     ResolveResult,
     SnapshotResult,
@@ -143,6 +144,7 @@ def succeed(label: str) -> Outcome:
             tool="t",
         ),
         "vocabulary": VocabularyResult(tokens=1024),
+        "projector": ProjectorResult(kinds=["vision"]),
         "snapshot": SnapshotResult(manifest=digest("model"), size_bytes=5000, file_count=3),
         "quantize": ArtifactResult(
             step="quantize",

@@ -119,6 +119,9 @@ class InferenceServiceSpec(Scheduling):
     of them. Default: generate."""
     speculative: Speculative | None = None
     """Write the same text faster with the help of a draft model, which llama.cpp does. Default: none."""
+    projector_ref: ModelRef | None = None
+    """SLMModel of the GGUF file (mmproj) with which llama.cpp reads the images or the sound that requests bring.
+    Default: none, and the model reads text alone."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
@@ -144,10 +147,11 @@ class InferenceServiceSpec(Scheduling):
     def _check(self) -> "InferenceServiceSpec":
         if (self.model_ref is None) == (self.quant_job_ref is None):
             raise ValueError(RULES[0].message)
-        if self.speculative and self.runtime not in ("auto", "llama.cpp"):
-            raise ValueError(SPECULATIVE_RULE.message)
-        if self.speculative and self.task != "generate":
-            raise ValueError(SPECULATIVE_TASK_RULE.message)
+        accompanied = self.speculative is not None or self.projector_ref is not None
+        if accompanied and self.runtime not in ("auto", "llama.cpp"):
+            raise ValueError(COMPANION_RULE.message)
+        if accompanied and self.task != "generate":
+            raise ValueError(COMPANION_TASK_RULE.message)
         if self.extra_args and self.runtime not in ("auto", "llama.cpp", "vllm"):
             raise ValueError(ARGS_RULE.message)
         for argument in self.extra_args:
@@ -263,7 +267,7 @@ class CompanionStatus(Message):
     """A further model that engines load beside what they serve."""
 
     role: str
-    """What it is for: draft."""
+    """What it is for: draft or projector."""
     digest: str = ""
     """Digest of the GGUF file that is loaded."""
     size_bytes: int = 0
@@ -333,13 +337,13 @@ ARGS_RULE = CelRule(
     rule="self.runtime in ['auto', 'llama.cpp', 'vllm'] || self.extraArgs.size() == 0",
     message="spec.extraArgs are for llama.cpp and vllm: those of another runtime stand where it is set up",
 )
-SPECULATIVE_RULE = CelRule(
-    rule="!has(self.speculative) || self.runtime in ['auto', 'llama.cpp']",
-    message="spec.speculative is for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+COMPANION_RULE = CelRule(
+    rule="!(has(self.speculative) || has(self.projectorRef)) || self.runtime in ['auto', 'llama.cpp']",
+    message="spec.speculative and spec.projectorRef are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
 )
-SPECULATIVE_TASK_RULE = CelRule(
-    rule="!has(self.speculative) || self.task == 'generate'",
-    message="spec.speculative helps to write text: leave it out, or set spec.task to generate",
+COMPANION_TASK_RULE = CelRule(
+    rule="!(has(self.speculative) || has(self.projectorRef)) || self.task == 'generate'",
+    message="spec.speculative and spec.projectorRef help to write text: leave them out, or set spec.task to generate",
 )
 AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
@@ -370,8 +374,8 @@ RULES = [
     ),
     VLLM_RULE,
     ARGS_RULE,
-    SPECULATIVE_RULE,
-    SPECULATIVE_TASK_RULE,
+    COMPANION_RULE,
+    COMPANION_TASK_RULE,
     AUTOSCALING_RULE,
     CANARY_RULE,
 ]

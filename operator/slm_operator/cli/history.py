@@ -14,7 +14,7 @@ Labels = Mapping[str, str]
 STEPS: Mapping[str, Sequence[str]] = {
     "SLMModel": ("resolve", "acquire"),
     "QuantJob": ("convert", "quantize", "evaluate", "benchmark", "report"),
-    "InferenceService": ("convert", "snapshot", "vocabulary", "adapt"),
+    "InferenceService": ("convert", "snapshot", "vocabulary", "projector", "adapt"),
 }
 """The steps that Jobs of a kind do; their names follow the owner's."""
 STEP_TAIL = r"-(?:{steps})(?:-[a-z0-9-]+)?-[0-9a-f]{{8}}(?:-\d+)?"

@@ -70,7 +70,8 @@ class Wish:
     @property
     def runtime(self) -> str:
         """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
-        only = self.spec.runtime == AUTO and (self.spec.extra_args or self.spec.speculative)
+        spec = self.spec
+        only = spec.runtime == AUTO and (spec.extra_args or spec.speculative or spec.projector_ref)
         return LLAMA_CPP if only else self.spec.runtime
 
     @property
@@ -136,7 +137,8 @@ def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
     if wish.runtime != wish.spec.runtime:
         why = "spec.extraArgs are its arguments where spec.runtime is auto"
-        why = why if wish.spec.extra_args else "it alone serves with spec.speculative"
+        field = "spec.speculative" if wish.spec.speculative else "spec.projectorRef"
+        why = why if wish.spec.extra_args else f"it alone serves with {field}"
         return replace(chosen, reason=f"{chosen.runtime}: {why}.")
     return chosen
 

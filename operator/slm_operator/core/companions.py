@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
-from slm_contract.results import ArtifactResult, VocabularyResult
+from slm_contract.results import ArtifactResult, ProjectorResult, VocabularyResult
 from slm_operator.api.inferenceservice import CompanionStatus, InferenceService, InferenceServiceSpec
-from slm_operator.api.slmmodel import SLMModel
+from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.plan_quantjob import check_model
@@ -17,13 +17,16 @@ from slm_operator.core.resources import step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
 
-DRAFT = "draft"
-"""Role of the model that proposes tokens."""
+DRAFT, PROJECTOR = "draft", "projector"
+"""Roles: what proposes tokens, and what makes embeddings of images and sound."""
+CHECKED: Mapping[str, type[VocabularyResult | ProjectorResult]] = {DRAFT: VocabularyResult, PROJECTOR: ProjectorResult}
+"""Role to what the step answers that holds its model against the served one."""
 
 
 def list_companions(spec: InferenceServiceSpec) -> dict[str, str]:
     """Role to the name of its SLMModel."""
-    return {DRAFT: spec.speculative.draft_model_ref.name} if spec.speculative else {}
+    references = {DRAFT: spec.speculative.draft_model_ref if spec.speculative else None, PROJECTOR: spec.projector_ref}
+    return {role: reference.name for role, reference in references.items() if reference is not None}
 
 
 def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
@@ -45,8 +48,8 @@ def require_companions(
     snapshot: ServiceSnapshot, sequence: Sequence, models: Mapping[str, SLMModel], served: str
 ) -> Iterator[CompanionStatus]:
     """Each of ``models`` as a file beside ``served``, the digest of the GGUF file; raises Blocked until it is there."""
-    if DRAFT in models:
-        yield _require_draft(snapshot, sequence, models[DRAFT], served)
+    for role, model in models.items():
+        yield _require(snapshot, sequence, role, model.status, served)
 
 
 def tell_companions(service: InferenceService, found: Mapping[str, CompanionStatus]) -> list[CompanionStatus]:
@@ -55,24 +58,32 @@ def tell_companions(service: InferenceService, found: Mapping[str, CompanionStat
     return [known for role in list_companions(service.spec) if (known := found.get(role) or before.get(role))]
 
 
-def _require_draft(snapshot: ServiceSnapshot, sequence: Sequence, draft: SLMModel, served: str) -> CompanionStatus:
-    """The draft model as a GGUF file, once its vocabulary was found to be that of ``served``."""
-    service, placement, model = snapshot.service, snapshot.placement, draft.status
+def _require(
+    snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMModelStatus, served: str
+) -> CompanionStatus:
+    """The model as a GGUF file, once it was held against ``served``."""
+    service, placement, label = snapshot.service, snapshot.placement, f"convert-{role}"
     convert = specs.ConvertSpec(model=model.digest, store=placement.store)
-    work = build_step_digest(service, placement, DRAFT, model.digest, served)
-    before = next((each for each in service.status.companions if each.role == DRAFT), CompanionStatus(role=DRAFT))
+    work = build_step_digest(service, placement, role, model.digest, served)
+    before = next((each for each in service.status.companions if each.role == role), CompanionStatus(role=role))
     if is_done(before, work, snapshot.store):
-        sequence.keep(convert, "convert-draft")
-        sequence.keep(specs.VocabularySpec(gguf=served, draft=before.digest, store=placement.store), "vocabulary")
+        check = _build_check(role, served, before.digest, placement.store)
+        sequence.keep(convert, label)
+        sequence.keep(check, check.step)
         return before
-    memory = step_memory(convert, model.shape, model.size_bytes)
-    made = sequence.require(convert, "convert-draft", ArtifactResult, memory)
-    check = specs.VocabularySpec(gguf=served, draft=made.blob, store=placement.store)
-    sequence.require(check, "vocabulary", VocabularyResult)
+    made = sequence.require(convert, label, ArtifactResult, step_memory(convert, model.shape, model.size_bytes))
+    check = _build_check(role, served, made.blob, placement.store)
+    sequence.require(check, check.step, CHECKED[role])
     return CompanionStatus(
-        role=DRAFT,
+        role=role,
         digest=made.blob,
         size_bytes=made.size_bytes,
         work_digest=work,
         store_uid=sequence.store_uid,
     )
+
+
+def _build_check(role: str, served: str, digest: str, store: str) -> specs.VocabularySpec | specs.ProjectorSpec:
+    if role == DRAFT:
+        return specs.VocabularySpec(gguf=served, draft=digest, store=store)
+    return specs.ProjectorSpec(gguf=served, projector=digest, store=store)

@@ -19,6 +19,9 @@ VLLM_BATCH_TOKENS, VLLM_LARGE_BATCH_TOKENS, VLLM_LARGE_DEVICE_BYTES = 2048, 8192
 (vllm/engine/arg_utils.py, ``get_batch_defaults``)."""
 
 
+NOTHING = ServingMemory(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Draft:
     """A draft model that is loaded beside the served one, with a KV cache for the same slots."""
@@ -53,6 +56,8 @@ class Demand:
     """llama.cpp or vllm: they take memory differently and split a model differently."""
     draft: Draft | None = None
     """What proposes tokens, where something does."""
+    projector_bytes: int = 0
+    """Size of a multimodal projector, bytes: half as much again stands for its buffers, as nobody knows its shape."""
     requested_bytes: int = 0
     """Memory of a node that spec.resources asks for, whatever is needed, bytes; 0 where it leaves it open."""
 
@@ -68,22 +73,21 @@ class Demand:
     @property
     def loaded_bytes(self) -> int:
         """Size of all that an engine loads, bytes."""
-        return self.weights_bytes + (self.draft.weights_bytes if self.draft else 0)
+        return self.weights_bytes + self.projector_bytes + (self.draft.weights_bytes if self.draft else 0)
 
     @property
     def serving(self) -> ServingMemory | None:
-        """Weights, KV cache and compute buffers, with those of a draft model; None without a shape."""
+        """Weights, KV cache and compute buffers, with those of what is loaded beside; None without a shape."""
         if self.shape is None:
             return None
         served = self._serving(self.shape, self.weights_bytes)
-        if self.draft is None:
-            return served
-        shape, weights = self.draft.shape, self.draft.weights_bytes
-        draft = self._serving(shape, weights) if shape else ServingMemory(weights, weights // 2, 0)
-        logits = 4 * self.slots * self.draft.max_tokens * self.shape.vocab_size
-        return ServingMemory(
-            served.weights + draft.weights, served.kv_cache + draft.kv_cache, served.compute + draft.compute + logits
-        )
+        projector = ServingMemory(self.projector_bytes, 0, self.projector_bytes // 2)
+        return served + projector + (self._drafting(self.draft, self.shape) if self.draft else NOTHING)
+
+    def _drafting(self, draft: Draft, served: Dimensions) -> ServingMemory:
+        weights, logits = draft.weights_bytes, 4 * self.slots * draft.max_tokens * served.vocab_size
+        own = self._serving(draft.shape, weights) if draft.shape else ServingMemory(weights, weights // 2, 0)
+        return own + ServingMemory(0, 0, logits)
 
     def _serving(self, shape: Dimensions, weights_bytes: int) -> ServingMemory:
         return serving_bytes(shape, weights_bytes, self.context_size, self.slots, self.kv_type, self.batch_tokens)
@@ -95,7 +99,8 @@ class Demand:
         serving, slots = self.serving, "1 slot" if self.slots == 1 else f"{self.slots} slots"
         if serving is None:
             return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.loaded_bytes)}"
-        named = (f" {self.variant}" if self.variant else "") + (" with a draft model" if self.draft else "")
+        beside = [*(["a draft model"] if self.draft else []), *(["a projector"] if self.projector_bytes else [])]
+        named = (f" {self.variant}" if self.variant else "") + (f" with {' and '.join(beside)}" if beside else "")
         return (
             f"{format_bytes(serving.total)} (weights{named} {format_bytes(serving.weights)}, KV cache "
             f"{format_bytes(serving.kv_cache)} for {slots} of {self.context_size} tokens, buffers "

@@ -39,6 +39,7 @@ STEP_REASONS = {
     "adapt": Reason.CONVERTING,
     "snapshot": Reason.LINKING,
     "vocabulary": Reason.COMPARING,
+    "projector": Reason.COMPARING,
     "quantize": Reason.QUANTIZING,
     "evaluate": Reason.EVALUATING,
     "benchmark": Reason.BENCHMARKING,

@@ -11,7 +11,7 @@ from slm_operator.api.quantjob import VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.canary_scene import Rollout
 from slm_operator.core.choosing import AUTO, Choice, Wish, choose_engine
-from slm_operator.core.companions import DRAFT, find_companions, require_companions
+from slm_operator.core.companions import DRAFT, PROJECTOR, find_companions, require_companions
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
 from slm_operator.core.fit_demand import Demand, Draft
@@ -68,11 +68,6 @@ class _Source:
     not_convertible: str = ""
     """Why no GGUF can be made of it, as a sentence; empty where it can be, or is one."""
 
-    @property
-    def draft_bytes(self) -> int:
-        """Size of a draft model's weights before they are converted, bytes; 0 without one."""
-        return self.companions[DRAFT].status.size_bytes if DRAFT in self.companions else 0
-
 
 def find_wanted(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -> None:
     """Find what is served and by which engine, and have it made; raises Blocked until all of it is there."""
@@ -107,11 +102,12 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     serving = demand.serving
     wanted.memory_bytes = serving.total if serving else 0
     folder = "snapshots" if loads_folders(choice.runtime, placement) else "blobs"
-    draft = wanted.companions.get(DRAFT)
+    beside = {role: f"{placement.store}/blobs/sha256/{_hex(each.digest)}" for role, each in wanted.companions.items()}
     order = Order(
-        model=f"{placement.store}/{folder}/sha256/{wanted.weights.blob.removeprefix('sha256:')}",
-        draft=f"{placement.store}/blobs/sha256/{draft.digest.removeprefix('sha256:')}" if draft else "",
+        model=f"{placement.store}/{folder}/sha256/{_hex(wanted.weights.blob)}",
+        draft=beside.get(DRAFT, ""),
         max_draft_tokens=spec.speculative.max_draft_tokens if spec.speculative else 0,
+        projector=beside.get(PROJECTOR, ""),
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,
@@ -130,10 +126,14 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     )
 
 
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
 def build_demand(snapshot: ServiceSnapshot, wanted: Wanted, requested_bytes: int = 0) -> Demand:
     """What one engine needs of a node."""
-    draft = wanted.companions.get(DRAFT)
-    demand = _demand(snapshot, wanted.size_bytes, wanted.weights.variant, draft.size_bytes if draft else 0)
+    beside = {role: each.size_bytes for role, each in wanted.companions.items()}
+    demand = _demand(snapshot, wanted.size_bytes, wanted.weights.variant, beside)
     return replace(demand, engine=wanted.choice.runtime if wanted.choice else "", requested_bytes=requested_bytes)
 
 
@@ -174,7 +174,8 @@ def _find_source(snapshot: ServiceSnapshot) -> _Source:
     )
 
 
-def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, draft_bytes: int) -> Demand:
+def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, beside: Mapping[str, int]) -> Demand:
+    """``beside`` tells by role how large the further models are, bytes."""
     context = _context_size(snapshot)
     return Demand(
         shape=(snapshot.model.status.shape or snapshot.model.status.dimensions) if snapshot.model else None,
@@ -183,7 +184,8 @@ def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, draft_b
         batch_tokens=BATCH_TOKENS if snapshot.service.spec.task == "generate" else context,
         slots=snapshot.service.spec.parallel,
         variant=variant,
-        draft=_draft(snapshot, draft_bytes),
+        draft=_draft(snapshot, beside.get(DRAFT, 0)),
+        projector_bytes=beside.get(PROJECTOR, 0),
     )
 
 
@@ -207,7 +209,8 @@ def _choose(snapshot: ServiceSnapshot, source: _Source, digest: str) -> Choice:
     if made is not None and not _is_refused(snapshot):
         return made
     variants = find_variants(snapshot.model, snapshot.quant_job)
-    demand = _demand(snapshot, source.size_bytes, source.variant, source.draft_bytes)
+    beside = {role: model.status.size_bytes for role, model in source.companions.items()}
+    demand = _demand(snapshot, source.size_bytes, source.variant, beside)
     wish = Wish(snapshot.service.spec, source.formats, demand, variants, source.not_convertible)
     if made is None:
         return choose_engine(wish, snapshot.published, snapshot.placement)

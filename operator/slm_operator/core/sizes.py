@@ -95,6 +95,10 @@ class ServingMemory:
         """Sum of the three."""
         return self.weights + self.kv_cache + self.compute
 
+    def __add__(self, other: "ServingMemory") -> "ServingMemory":
+        """What two models need that are loaded together."""
+        return ServingMemory(self.weights + other.weights, self.kv_cache + other.kv_cache, self.compute + other.compute)
+
 
 PARAMETER_CLASSES = ((100_000_000, "Nano"), (1_500_000_000, "Micro"), (14_000_000_000, "Small"))
 MEDIUM_LIMIT = 30_000_000_000

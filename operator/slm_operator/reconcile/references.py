@@ -5,7 +5,10 @@ from typing import Any
 
 from slm_operator.ports import Manifest, ObjectKey
 
-REFERENCES = {"modelRef": "SLMModel", "draftModelRef": "SLMModel", "quantJobRef": "QuantJob"}
+REFERENCES = {
+    **dict.fromkeys(("modelRef", "draftModelRef", "projectorRef"), "SLMModel"),
+    "quantJobRef": "QuantJob",
+}
 """Field to the kind of what it names, wherever in a spec it stands."""
 
 

@@ -3,8 +3,8 @@
 from slm_contract.reasons import Reason
 from slm_contract.results import VocabularyResult
 from slm_contract.specs import VocabularySpec
-from slm_pipelines.errors import BadInput, Retryable
-from slm_pipelines.formats.gguf_vocabulary import Vocabulary, find_difference, read_vocabulary
+from slm_pipelines.errors import BadInput
+from slm_pipelines.formats.gguf_vocabulary import find_difference, read_vocabulary
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Store
 
@@ -13,7 +13,8 @@ def run(spec: VocabularySpec, reporter: Reporter) -> VocabularyResult:
     """Compare the two; raises BadInput (VocabularyMismatch, InvalidGguf) and Retryable StoreCorrupt."""
     reporter.report("Comparing vocabularies")
     store = Store(spec.store)
-    served, draft = _read(store, spec.gguf, "The served model"), _read(store, spec.draft, "The draft model")
+    served = read_vocabulary(store.require(spec.gguf, "The served model"), "The served model")
+    draft = read_vocabulary(store.require(spec.draft, "The draft model"), "The draft model")
     if difference := find_difference(served, draft):
         message = (
             f"The draft model does not speak in the served model's tokens: {difference}. Name a smaller model of the "
@@ -21,10 +22,3 @@ def run(spec: VocabularySpec, reporter: Reporter) -> VocabularyResult:
         )
         raise BadInput(Reason.VOCABULARY_MISMATCH, message)
     return VocabularyResult(tokens=min(len(served.tokens), len(draft.tokens)))
-
-
-def _read(store: Store, digest: str, name: str) -> Vocabulary:
-    if not store.has(digest):
-        message = f"{name} ({digest}) is missing from the store: give the object another slm.dev/retry to make it anew."
-        raise Retryable(Reason.STORE_CORRUPT, message)
-    return read_vocabulary(store.blob_path(digest), name)

@@ -17,6 +17,7 @@ HUB = {"huggingFace": {"repo": "owner/name"}}
 REF = {"modelRef": {"name": "m"}}
 JOB = {**REF, "variants": ["Q4_0"]}
 DRAFT = {"draftModelRef": {"name": "d"}}
+BESIDE: list[Spec] = [{"speculative": DRAFT}, {"projectorRef": {"name": "p"}}]
 DIGEST = "sha256:" + "0a" * 32
 
 
@@ -59,6 +60,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("InferenceService", {**REF, "rollout": {"canary": {"steps": [1, 99], "stepSeconds": 0, "maxTopOneLoss": 0}}}),
     ("InferenceService", {**REF, "contextSize": 1048576, "parallel": 256, "port": 65535}),
     ("InferenceService", {**REF, "speculative": DRAFT}),
+    ("InferenceService", {**REF, "projectorRef": {"name": "p"}, "speculative": DRAFT}),
     ("InferenceService", {**REF, "speculative": {**DRAFT, "maxDraftTokens": 16}, "runtime": "llama.cpp"}),
     ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
     ("InferenceService", {**REF, "extraArgs": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]}),
@@ -155,12 +157,22 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "spec.extraArgs are for llama.cpp and vllm",
     ),
     *(
-        ("InferenceService", {**REF, "runtime": runtime, "speculative": DRAFT}, "spec.speculative is for llama.cpp")
+        (
+            "InferenceService",
+            {**REF, "runtime": runtime, **beside},
+            "spec.speculative and spec.projectorRef are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+        )
         for runtime in ("vllm", "sglang")
+        for beside in BESIDE
     ),
     *(
-        ("InferenceService", {**REF, "task": task, "speculative": DRAFT}, "spec.speculative helps to write text")
+        (
+            "InferenceService",
+            {**REF, "task": task, **beside},
+            "spec.speculative and spec.projectorRef help to write text: leave them out, or set spec.task to generate",
+        )
         for task in ("embed", "rerank")
+        for beside in BESIDE
     ),
     ("InferenceService", {**REF, "speculative": {}}, "spec.speculative.draftModelRef is required"),
     (

@@ -184,6 +184,30 @@ async def test_the_pod_asks_for_the_memory_of_both_models() -> None:
     assert request(both) - request(alone) == pytest.approx((plain + logits) / 2**20, abs=1)
 
 
+async def test_a_projector_is_loaded_beside_a_draft_model() -> None:
+    projector = manifest("SLMModel", "p", {"source": {"huggingFace": {"repo": "o/projector"}}})
+    made = await operate(MODEL, DRAFT, projector, service(projectorRef={"name": "p"}))
+    (engine,) = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["spec"]["containers"]
+    words = engine["command"]
+    assert words[words.index("--mmproj") + 1] == blob(made, "b-projector")
+    assert words[words.index("--spec-draft-model") + 1] == blob(made, "b-draft")
+    assert [each["role"] for each in made.cluster.objects[SERVICE_KEY]["status"]["companions"]] == [
+        "draft",
+        "projector",
+    ]
+
+
+async def test_a_file_that_is_no_projector_of_the_model_starts_no_engine() -> None:
+    spec = {"modelRef": {"name": "m"}, "projectorRef": {"name": "d"}}
+    refused = fail("ProjectorMismatch", "It makes embeddings of 9 elements.")
+    made = await operate(MODEL, DRAFT, manifest("InferenceService", "s", spec), projector=refused)
+    assert made.told("InferenceService", "s") == ("ProjectorMismatch", "It makes embeddings of 9 elements.")
+    assert DEPLOYMENT not in made.cluster.objects
+    made = await operate(MODEL, DRAFT, manifest("InferenceService", "s", spec))
+    message = made.cluster.objects[SERVICE_KEY]["status"]["runtimeMessage"]
+    assert message == "llama.cpp: it alone serves with spec.projectorRef."
+
+
 BIG, SMALL = QWEN3["Qwen/Qwen3-8B"], QWEN3["Qwen/Qwen3-0.6B"]
 BIG_BYTES, SMALL_BYTES = gguf_bytes(BIG, "Q8_0"), gguf_bytes(SMALL, "Q8_0")
 ALONE = Demand(BIG, BIG_BYTES, 8192, 4)
@@ -201,6 +225,13 @@ def test_a_draft_model_takes_weights_and_a_cache_for_the_same_slots_and_logits_f
 def test_of_a_draft_model_without_a_shape_half_of_the_weights_stands_for_its_cache() -> None:
     demand = replace(ALONE, draft=Draft(None, 1000, 4))
     assert node_bytes(demand) - node_bytes(ALONE) == 1500 + 4 * 4 * 4 * BIG.vocab_size
+
+
+def test_a_projector_takes_its_size_and_half_of_it_for_buffers() -> None:
+    demand = replace(DRAFTED, projector_bytes=1000)
+    assert node_bytes(demand) - node_bytes(DRAFTED) == 1500
+    assert demand.loaded_bytes == BIG_BYTES + SMALL_BYTES + 1000
+    assert "(weights with a draft model and a projector 8.7" in demand.describe()
 
 
 def test_where_both_do_not_fit_but_one_does_it_is_said() -> None:

@@ -29,6 +29,7 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--threads-batch", order.workers),
         *layers,
         *_build_draft(order),
+        *(("--mmproj", order.projector) if order.projector else ()),
         *_build_task(order),
         *(("--sleep-idle-seconds", str(order.sleep_after_seconds)) if order.sleep_after_seconds else ()),
         "--metrics",

@@ -38,6 +38,8 @@ class Order:
     """Path of a draft model's file; empty for none."""
     max_draft_tokens: int = 0
     """Most tokens that it proposes at a time."""
+    projector: str = ""
+    """Path of a multimodal projector's file; empty for none."""
     task: str = "generate"
     """generate, embed or rerank."""
     sleep_after_seconds: int = 0
