@@ -257,6 +257,21 @@ async def test_what_an_engine_says_of_a_bad_request_is_passed_on() -> None:
     assert door.records[0].verdict == "refused_by_engine"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses", "/v1/messages", "/api/chat"])
+@pytest.mark.parametrize("more", [{"stream": False}, {"stream": True}])
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+async def test_media_that_a_model_does_not_take_are_the_clients_fault_and_not_the_engines(
+    path: str, more: dict[str, Any], kind: str
+) -> None:
+    words = f'{{"error": {{"code": 500, "message": "{kind} input is not supported - hint: provide the mmproj"}}}}'
+    engine = StubEngine(status=500, answer=words.encode())
+    async with open_gateway(engine) as door:
+        status, _, answer = await door.post(chat(**more), path)
+        await until(lambda: bool(door.records))
+    assert (status, len(engine.seen), door.records[0].verdict) == (400, 1, "unsupported_media")
+    assert "send text alone, or have a projector for it named in the field spec.projectorRef" in str(answer)
+
+
 async def test_a_silent_engine_is_given_up() -> None:
     engine = StubEngine(pause_seconds=5)
     async with open_gateway(engine, limits=Limits(silence_seconds=0.1)) as door:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import ollama
 import openai
@@ -20,6 +21,9 @@ from tests.local.cli_support import is_gone
 from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one pixel, as base64."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,18 @@ def test_openais_client_reaches_a_service_by_each_of_its_names(backend: Backend,
     answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)
     assert answer.usage
     assert answer.usage.completion_tokens > 0
+
+
+def test_pictures_and_sound_that_the_model_does_not_take_are_refused_with_where_that_is_set(backend: Backend) -> None:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    for part in (picture, sound):
+        messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "What?"}, part]}]
+        with pytest.raises(openai.BadRequestError, match=r"field spec\.projectorRef of its service") as refused:
+            openai_client(backend).chat.completions.create(model="tiny", messages=messages, max_tokens=4)
+        assert refused.value.code == "unsupported_media"
+    with pytest.raises(ollama.ResponseError, match=r"spec\.projectorRef"):
+        ollama.Client(host=url(backend)).chat("tiny", [{"role": "user", "content": "What?", "images": [PNG]}])
 
 
 def test_ollamas_client_finds_and_calls_the_same_service(backend: Backend) -> None:

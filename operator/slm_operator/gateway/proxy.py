@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -17,7 +18,7 @@ from slm_operator.gateway.engines import Engines, NotTaken, failed
 from slm_operator.gateway.headers import headers_to_client, headers_to_engine
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
-from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long, wrong_task
+from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long, unsupported_media, wrong_task
 from slm_operator.gateway.reply import Stream, whole
 from slm_operator.gateway.resuming import Transcript
 from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
@@ -27,6 +28,9 @@ PASSED_CLIENT_ERRORS = range(400, 500)
 """What an engine says of a request that it cannot answer is for the client: too long a prompt, an unknown field."""
 NOT_THE_CLIENTS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.FORBIDDEN)
 """An engine that asks for a key of its own is set up wrongly; its words would send the client after the wrong key."""
+
+TAKES_NO_MEDIA = re.compile(rb"(?:image|audio|video) input is not supported")
+"""llama-server's words, with status 500, for media without a projector (tools/server/server-common.cpp)."""
 
 
 @dataclass(slots=True)
@@ -137,6 +141,8 @@ class Proxy:
     async def _error(self, exchange: Exchange, answer: EngineConnection, body: bytes) -> web.StreamResponse:
         if answer.status == HTTPStatus.NOT_IMPLEMENTED:
             raise wrong_task()
+        if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and TAKES_NO_MEDIA.search(body):
+            raise unsupported_media()
         if answer.status not in PASSED_CLIENT_ERRORS or answer.status in NOT_THE_CLIENTS:
             raise engine_failed()
         if exchange.stream is not None:

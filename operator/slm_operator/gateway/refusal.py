@@ -77,6 +77,15 @@ def wrong_task() -> Refusal:
     return Refusal(HTTPStatus.BAD_REQUEST, "wrong_task", message)
 
 
+def unsupported_media() -> Refusal:
+    """The engine holds no projector, or none for that."""
+    message = (
+        "This model does not take such media: send text alone, or have a projector for it named in the field "
+        "spec.projectorRef of its service."
+    )
+    return Refusal(HTTPStatus.BAD_REQUEST, "unsupported_media", message)
+
+
 def no_such_model(model: str) -> Refusal:
     """No service of that name, or none that the caller may use: the two must look alike."""
     shown = model if len(model) <= 100 else f"{model[:100]}…"  # noqa: PLR2004 (as much as a log line bears)

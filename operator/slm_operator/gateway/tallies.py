@@ -4,7 +4,9 @@ from slm_operator.core.answers import Answers, Tally, Times
 from slm_operator.gateway.directory import Canary
 from slm_operator.gateway.record import Record
 
-FAULTS = frozenset({"engine_failed", "engine_timeout", "truncated", "refused_by_engine", "wrong_task"})
+FAULTS = frozenset(
+    {"engine_failed", "engine_timeout", "truncated", "refused_by_engine", "unsupported_media", "wrong_task"}
+)
 """Verdicts that count as failures. What engines refuse is mostly the client's fault, but of both tracks alike: where
 one of them refuses more, as with a shorter context, that is a difference. What its client left says nothing."""
 

@@ -42,6 +42,7 @@ def only(stable: Tally, canary: Tally) -> Answers:
         ({"stream": False, "completion_tokens": 0}, only(Tally(1, 0, Times(), Times(), Times.of(1.0)), NONE)),
         ({"verdict": "cancelled"}, only(NONE, NONE)),
         ({"verdict": "refused_by_engine", "canary": True}, only(NONE, BAD)),
+        ({"verdict": "unsupported_media", "canary": True}, only(NONE, BAD)),
         ({"verdict": "queue_full", "first_byte": 0.0}, only(NONE, NONE)),
         ({"verdict": "engine_failed", "canary": True}, only(NONE, BAD)),
         ({"verdict": "engine_timeout"}, only(BAD, NONE)),
