@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.local.gateway_support import QUESTION, apply, engines, openai_client
+from tests.local.gateway_support import QUESTION, apply, engines, openai_client, url
 from tests.support.backend import Backend, local_backend, until
 from tests.support.models import write_model
 from tests.support.projector import IMAGE_PIXELS, write_projector
@@ -123,3 +124,27 @@ def test_with_a_projector_an_answer_depends_on_the_image(backend: Backend) -> No
     red, blue = look(backend, picture(255, 0, 0)), look(backend, picture(0, 0, 255))
     assert red != blue
     assert look(backend, picture(255, 0, 0)) == red
+    for path in ("/api/chat", "/v1/messages", "/v1/responses"):
+        answers = {post_image(backend, path, picture(*colour)) for colour in ((255, 0, 0), (0, 0, 255), (255, 0, 0))}
+        assert (path, len(answers)) == (path, 2)
+
+
+def post_image(backend: Backend, path: str, image: str) -> str:
+    """The same by another API."""
+    data, text = image.partition(",")[2], "What?"
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    bodies: dict[str, dict[str, Any]] = {
+        "/api/chat": {"content": text, "images": [data]},
+        "/v1/messages": {"content": [{"type": "image", "source": source}, {"type": "text", "text": text}]},
+        "/v1/responses": {
+            "content": [{"type": "input_image", "image_url": image}, {"type": "input_text", "text": text}]
+        },
+    }
+    name = "input" if path == "/v1/responses" else "messages"
+    greedy = {"temperature": 0, "max_tokens": 12, "options": {"temperature": 0, "num_predict": 12}, "stream": False}
+    request = {"model": "tiny-service", name: [{"role": "user", **bodies[path]}], **greedy}
+    answer = httpx.post(url(backend) + path, json=request, timeout=60).json()
+    if path == "/api/chat":
+        return str(answer["message"]["content"])
+    content = answer["content"] if path == "/v1/messages" else answer["output"][-1]["content"]
+    return str(content[-1]["text"])
