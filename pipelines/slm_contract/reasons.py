@@ -51,7 +51,7 @@ class Reason(StrEnum):
     # References
     MODEL_NOT_FOUND = "ModelNotFound", "An SLMModel that the spec names does not exist (yet)."
     MODEL_NOT_READY = "ModelNotReady", "The referenced SLMModel exists but is not Ready."
-    FORMAT_MISMATCH = "FormatMismatch", "An adapter is named where a model is needed, or a model where an adapter is."
+    FORMAT_MISMATCH = "FormatMismatch", "An adapter or a projector is named where a model is needed, or the reverse."
     QUANT_JOB_NOT_FOUND = "QuantJobNotFound", "The QuantJob that `quantJobRef` names does not exist (yet)."
     QUANT_JOB_NOT_READY = "QuantJobNotReady", "The referenced QuantJob has not finished."
     VARIANT_NOT_AVAILABLE = "VariantNotAvailable", "The named variant was not made, or did not pass its gate."

@@ -1,8 +1,6 @@
 """A draft model must speak in the served model's tokens: what differs is told before an engine starts."""
 
 import re
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from slm_pipelines.store import Store
 from slm_pipelines.tools.llama_cpp import Engine
 from tests.support.engine import engine
 from tests.support.models import write_model
-from tests.support.operator_process import free_port
+from tests.support.servers import run_server
 from tests.support.stored import store_folder
 
 __all__ = ["engine"]
@@ -73,29 +71,14 @@ def compare(tmp_path: Path, served: dict[str, Any], draft: dict[str, Any]) -> tu
     return spec, *run_step("vocabulary", spec)
 
 
-def drafts(engine: Engine, spec: VocabularySpec) -> bool:
+def drafts(engine: Engine, spec: VocabularySpec, folder: Path) -> bool:
     """Whether the real engine drafts with the pair, which it tells with an answer."""
-    store, port = Store(spec.store), free_port()
-    paths = ("--model", str(store.blob_path(spec.gguf)), "--spec-draft-model", str(store.blob_path(spec.draft)))
-    chosen = ("--spec-type", "draft-simple", "--ctx-size", "256", "--parallel", "1", "--threads", "1")
-    command = [str(engine.program("llama-server")), *paths, *chosen, "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    store = Store(spec.store)
+    words = ("--spec-type", "draft-simple", "--spec-draft-model", str(store.blob_path(spec.draft)), "--parallel", "1")
+    with run_server(engine, store.blob_path(spec.gguf), folder, *words) as address:
         body = {"prompt": "Count a b c", "max_tokens": 16, "ignore_eos": True}
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=60)
-            except httpx.ConnectError:
-                answer = None
-            if answer is not None and answer.is_success:
-                return "draft_n" in answer.json()["timings"]
-            assert server.poll() is None, "it ended"
-            assert time.monotonic() < deadline, "it never answers"
-            time.sleep(0.1)
-    finally:
-        server.kill()
-        server.wait(10)
+        answer = httpx.post(f"{address}/v1/completions", json=body, timeout=60).raise_for_status()
+    return "draft_n" in answer.json()["timings"]
 
 
 @pytest.mark.parametrize("case", ALIKE)
@@ -107,7 +90,7 @@ def test_a_draft_model_of_the_same_tokens_is_taken_and_the_engine_drafts_with_it
     assert (code, outcome.error) == (exitcodes.OK, None)
     assert outcome.result is not None
     assert outcome.result.model_dump() == {"step": "vocabulary", "tokens": served.get("vocab", 512)}
-    assert drafts(engine, spec)
+    assert drafts(engine, spec, tmp_path)
 
 
 def test_sizes_of_a_family_may_differ_by_their_padding(tmp_path: Path) -> None:
@@ -129,7 +112,7 @@ def test_a_draft_model_of_other_tokens_is_refused_by_what_differs_and_the_engine
     assert outcome.error.message.endswith(
         "Name a smaller model of the same family in spec.speculative.draftModelRef, or leave spec.speculative out."
     )
-    assert not drafts(engine, spec)
+    assert not drafts(engine, spec, tmp_path)
 
 
 def test_a_file_that_is_gone_says_how_it_is_made_anew(tmp_path: Path) -> None:

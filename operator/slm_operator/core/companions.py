@@ -12,7 +12,7 @@ from slm_operator.api.inferenceservice import CompanionStatus, InferenceService,
 from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict
-from slm_operator.core.plan_quantjob import check_model
+from slm_operator.core.plan_quantjob import check_model, check_ready
 from slm_operator.core.resources import step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -34,7 +34,8 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
     found = {}
     for role, name in list_companions(snapshot.service.spec).items():
         model = snapshot.companions.get(name)
-        missing = check_model(name, model, snapshot.placement)
+        check = check_ready if role == PROJECTOR else check_model  # The step says which file is no projector.
+        missing = check(name, model, snapshot.placement)
         if missing is not None or model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
         if why_not := model.status.conversion_message:

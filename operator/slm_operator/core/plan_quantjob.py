@@ -36,8 +36,8 @@ from slm_operator.core.steps import Children
 from slm_operator.core.store import StoreView
 
 BASELINE_LABEL = "baseline"
-ADAPTER = "lora"
-"""What the status of an SLMModel calls the format of an adapter."""
+ADAPTER, PROJECTOR_ARCHITECTURE = "lora", "clip"
+"""What the status of an SLMModel calls the format of an adapter, and the architecture of a multimodal projector."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,15 @@ class _Progress:
 
 def check_model(name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
     """Why a referenced model cannot be served or quantized, or None."""
-    if (missing := check_ready(name, model, placement)) is not None or model is None or model.status.format != ADAPTER:
+    if (missing := check_ready(name, model, placement)) is not None or model is None:
         return missing
-    message = f"SLMModel {name} is a LoRA adapter, which changes a model and is none by itself: name a model instead."
+    if model.status.format == ADAPTER:
+        kind = "a LoRA adapter, which changes a model"
+    elif model.status.architecture == PROJECTOR_ARCHITECTURE:
+        kind = "a multimodal projector, which is loaded beside a model"
+    else:
+        return None
+    message = f"SLMModel {name} is {kind} and is none by itself: name a model instead."
     return Verdict("stalled", Reason.FORMAT_MISMATCH, message)
 
 

@@ -90,20 +90,26 @@ def test_a_missing_reference_is_a_condition_and_not_an_error(
     assert message in made.condition(key)["message"]
 
 
-def test_an_adapter_is_no_model_to_serve_or_to_quantize() -> None:
-    def resolve_adapter(label: str) -> Outcome:
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("a LoRA adapter, which changes a model", {"format": "lora", "architecture": "LORA"}),
+        ("a multimodal projector, which is loaded beside a model", {"format": "gguf", "architecture": "clip"}),
+    ],
+)
+def test_an_adapter_or_a_projector_is_no_model_to_serve_or_to_quantize(kind: str, changes: dict[str, str]) -> None:
+    def resolve_other(label: str) -> Outcome:
         outcome = succeed(label)
-        changes = {"format": "lora", "architecture": "LORA", "shape": None, "context_length": 0}
         if label != "resolve" or outcome.result is None:
             return outcome
-        return outcome.model_copy(update={"result": outcome.result.model_copy(update=changes)})
+        return outcome.model_copy(update={"result": outcome.result.model_copy(update={**changes, "shape": None})})
 
     service = copy.deepcopy(SERVICE)
     service["spec"] = {"modelRef": {"name": "m"}}
     made = world(MODEL, QUANT, service)
-    made.settle(resolve_adapter)
+    made.settle(resolve_other)
     assert made.condition(MODEL_KEY)["reason"] == "Ready"
-    message = "SLMModel m is a LoRA adapter, which changes a model and is none by itself: name a model instead."
+    message = f"SLMModel m is {kind} and is none by itself: name a model instead."
     for key in (QUANT_KEY, SERVICE_KEY):
         assert made.condition(key, "Stalled")["status"] == "True"
         assert (made.condition(key)["reason"], made.condition(key)["message"]) == ("FormatMismatch", message)
