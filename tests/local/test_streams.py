@@ -1,170 +1,167 @@
-"""An answer under way ends by itself, within the grace period, whatever is deleted or stopped meanwhile."""
+"""Streams on the local backend: none is cut whatever is replaced, from no engine to four and back."""
 
 import asyncio
-import socket
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from threading import Event, Thread
+from typing import Any, Self
 
+import aiohttp
+import psutil
 import pytest
 
-from slm_operator.adapters import service_runner
-from slm_operator.adapters.forwarder import Forwarder, is_unfinished
-from slm_operator.adapters.sqlite import SqliteCluster
-from slm_operator.core.manifests.deployment import build_drain
-from slm_operator.ports import ObjectKey
-from tests.local.cli_support import Slm, has_ended, slm
-from tests.local.kubelet_support import kubelet, until
-from tests.local.test_deployments import KEY, SERVICE_KEY, address, deployment, ready, service
+from tests.local.gateway_support import apply, engines, url
+from tests.support.backend import Backend, local_backend, until
+from tests.support.models import write_model
 
-__all__ = ["slm"]
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-STREAMER = """
-import http.server, sys, time
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200)
-        if self.path == "/health":
-            self.send_header("Content-Length", "0"); self.end_headers(); return
-        self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
-        for number in range(5):
-            time.sleep(PAUSE)
-            event = f"data: {number}\\n\\n".encode()
-            self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(event), event))
-        self.wfile.write(b"0\\r\\n\\r\\n")
-    def log_message(self, *args): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
+SCALING = {"minReplicas": 0, "maxReplicas": 4, "zeroAfterSeconds": 3, "scaleDownDelaySeconds": 0}
+WAIT_SECONDS = 180
 
 
-def streamer(pause_seconds: float) -> dict[str, Any]:
-    script = STREAMER.replace("PAUSE", str(pause_seconds))
-    return deployment(command=[sys.executable, "-c", script])
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    folder = tmp_path_factory.mktemp("streams")
+    write_model(folder / "model")
+    with local_backend(folder, gateway=True, namespace="streams") as backend:
+        apply(backend, parallel=1, autoscaling=SCALING)
+        backend.wait_ready("slmsvc", "tiny-service")
+        yield backend
 
 
-async def begin_stream(
-    cluster: SqliteCluster, pause_seconds: float = 0.4
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A stream of which the first event has come; it lasts as long as its writer is kept."""
-    await cluster.apply(streamer(pause_seconds))
-    await cluster.apply(service())
-    await until(cluster, KEY, ready(1))
-    reader, writer = await asyncio.open_connection("127.0.0.1", await address(cluster))
-    writer.write(b"GET / HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
-    await reader.readuntil(b"data: 0\n\n\r\n")
-    return reader, writer
+class Askers:
+    """Clients that each ask for one stream after the other, and look whether it is whole."""
+
+    def __init__(self, backend: Backend, count: int, tokens: int) -> None:
+        self._backend, self._url = backend, url(backend)
+        self._count, self._tokens = count, tokens
+        self._ending = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._run()))
+        self.answers = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more answers came."""
+        enough = self.answers + more
+        until(
+            lambda: self.answers >= enough or self.failures, f"no answers come after {self.answers}", WAIT_SECONDS, 0.1
+        )
+
+    async def _run(self) -> None:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as tasks:
+            for _ in range(self._count):
+                tasks.create_task(self._ask_on(session))
+
+    async def _ask_on(self, session: aiohttp.ClientSession) -> None:
+        while not self._ending.is_set():
+            try:
+                problem = await self._ask(session)
+            except aiohttp.ClientConnectorError:
+                # One gateway has ended and the next is not there yet, or listens elsewhere: nothing was asked.
+                self._url = await asyncio.to_thread(url, self._backend)
+                continue
+            except aiohttp.ClientError as error:
+                problem = repr(error)
+            if problem:
+                self.failures.append(problem)
+            self.answers += not problem
+
+    async def _ask(self, session: aiohttp.ClientSession) -> str:
+        """What is wrong with an answer; nothing when it is whole."""
+        body = {
+            "model": "tiny-service",
+            "messages": [{"role": "user", "content": "Count."}],
+            "max_tokens": self._tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        async with session.post(f"{self._url}/v1/chat/completions", json=body) as answer:
+            text = await answer.text()
+        found = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
+        usage: dict[str, int] = next((each["usage"] for each in found if each.get("usage")), {})
+        whole = "data: [DONE]" in text and usage.get("completion_tokens") == self._tokens
+        return "" if whole else f"{answer.status}: {text[-500:]}"
 
 
-async def test_a_stream_ends_whole_when_everything_is_stopped(tmp_path: Path) -> None:
-    async with kubelet(tmp_path) as cluster:
-        reader, writer = await begin_stream(cluster)
-    assert (await reader.read()).endswith(b"data: 4\n\n\r\n0\r\n\r\n")
-    writer.close()
+def ready_engines(backend: Backend) -> int:
+    status: dict[str, Any] = backend.get("slmsvc", "tiny-service")["status"]
+    return int(status.get("readyReplicas", 0))
 
 
-async def test_down_lets_a_stream_end_and_then_ends_the_engine(slm: Slm) -> None:
-    await asyncio.to_thread(slm.good, "up")
-    cluster = slm.cluster()
-    reader, writer = await begin_stream(cluster)
-    (pod,) = await cluster.list("Pod")
-    assert "the daemon has stopped" in await asyncio.to_thread(slm.good, "down")
-    assert (await reader.read()).endswith(b"data: 4\n\n\r\n0\r\n\r\n")
-    assert has_ended(pod["status"]["processId"])
-    writer.close()
-    cluster.close()
+def test_from_no_engine_to_four_and_back_under_a_load_that_varies(backend: Backend) -> None:
+    until(lambda: not engines(backend), "its engine stays", WAIT_SECONDS)
+    with Askers(backend, 1, 16) as one:
+        one.wait_for(5)
+        with Askers(backend, 12, 64) as many:
+            until(lambda: ready_engines(backend) == 4, "no four engines", WAIT_SECONDS, 0.2)
+            many.wait_for(20)
+        until(lambda: len(engines(backend)) == 1, "engines stay that nobody needs", WAIT_SECONDS, 0.2)
+        one.wait_for(5)
+    assert [*one.failures, *many.failures] == []
+    until(lambda: not engines(backend), "the last engine stays", WAIT_SECONDS, 0.2)
 
 
-async def test_a_stream_ends_whole_when_its_service_and_engine_are_deleted(tmp_path: Path) -> None:
-    async with kubelet(tmp_path) as cluster:
-        reader, writer = await begin_stream(cluster)
-        port = await address(cluster)
-        pod = (await cluster.list("Pod"))[0]["metadata"]["name"]
-        for key in (SERVICE_KEY, KEY, ObjectKey("Pod", "default", pod)):
-            await cluster.delete(key)
-        await asyncio.sleep(0.3)
-        with pytest.raises(OSError, match="Connect call failed"):
-            await asyncio.open_connection("127.0.0.1", port)
-        assert (await reader.read()).endswith(b"data: 4\n\n\r\n0\r\n\r\n")
-        writer.close()
-    writer.close()
+def test_no_stream_is_cut_whatever_is_replaced(backend: Backend) -> None:
+    """A thousand streams here; ten thousand where SLM_SOAK is set."""
+    keep_asking(backend, 1_000)
 
 
-async def test_a_slow_stream_is_not_taken_for_an_idle_connection(tmp_path: Path) -> None:
-    async with kubelet(tmp_path) as cluster:
-        reader, writer = await begin_stream(cluster, pause_seconds=1.2)  # Longer than a connection may be quiet.
-    assert (await reader.read()).endswith(b"0\r\n\r\n")
-    writer.close()
+@pytest.mark.soak
+@pytest.mark.skipif(not os.environ.get("SLM_SOAK"), reason="ten thousand streams take minutes: make soak")
+def test_of_ten_thousand_streams_none_is_cut(backend: Backend) -> None:
+    keep_asking(backend, 10_000)
 
 
-async def test_connections_without_a_request_do_not_hold_up_the_stop(tmp_path: Path) -> None:
-    async with asyncio.timeout(15):
-        async with kubelet(tmp_path) as cluster:
-            stream, writer = await begin_stream(cluster, pause_seconds=0.05)
-            await stream.read()
-            writer.close()
-            reader, writer = await asyncio.open_connection("127.0.0.1", await address(cluster))
-            began = asyncio.get_running_loop().time()
-        assert await reader.read() == b""
-        assert asyncio.get_running_loop().time() - began < 4
-        writer.close()
+def keep_asking(backend: Backend, wanted: int) -> None:
+    """End and replace engines, gateway and daemon in turn, under a load that varies, until so many came."""
+    contexts = itertools.cycle((512, 256))
 
+    def replace_engines() -> None:
+        before = {each["metadata"]["name"] for each in engines(backend)}
+        apply(backend, parallel=1, autoscaling=SCALING, contextSize=next(contexts))
+        until(
+            lambda: before.isdisjoint(each["metadata"]["name"] for each in engines(backend)),
+            "old ones stay",
+            WAIT_SECONDS,
+        )
 
-async def test_a_stream_without_an_end_is_cut_after_the_grace_period(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service_runner, "GRACE_SECONDS", 0.5)
-    async with kubelet(tmp_path) as cluster:
-        reader, writer = await begin_stream(cluster, pause_seconds=3)
-        await cluster.delete(SERVICE_KEY)
-        async with asyncio.timeout(2.5):
-            assert b"data: 4" not in await reader.read()
-        writer.close()
+    def crash_an_engine() -> None:
+        process = psutil.Process(engines(backend)[0]["status"]["processId"])
+        for child in process.children():
+            child.kill()
 
+    def replace_the_gateway() -> None:
+        ending = backend.gateway().pid
+        os.kill(ending, signal.SIGTERM)
+        until(lambda: backend.gateway().pid != ending, "no new gateway")
 
-@pytest.mark.parametrize(
-    ("data", "unfinished"),
-    [
-        (HEAD, True),
-        (HEAD + b"9\r\ndata: 1\n\n\r\n", True),
-        (b"9\r\ndata: 1\n\n\r\n", True),
-        (b"9\r\ndata: 1\n\n\r\n0\r\n\r\n", False),
-        (b"0\r\n\r\n", False),
-        (HEAD + b"0\r\n\r\n", False),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", False),
-    ],
-)
-def test_only_the_middle_of_a_stream_is_unfinished(data: bytes, unfinished: bool) -> None:  # noqa: FBT001
-    assert is_unfinished(data) is unfinished
+    def kill_the_daemon() -> None:
+        backend.kill_daemon()
+        backend.slm("up")
 
+    def ask_more_for_a_while() -> None:
+        with Askers(backend, 6, 64) as burst:
+            burst.wait_for(30)
+        assert burst.failures == []
 
-async def test_a_connection_that_waits_for_an_engine_ends_with_its_forwarder() -> None:
-    forwarder = Forwarder()
-    await forwarder.listen(0)
-    assert forwarder._server
-    reader, writer = await asyncio.open_connection("127.0.0.1", forwarder._server.sockets[0].getsockname()[1])
-    await asyncio.sleep(0.1)
-    await forwarder.close()
-    async with asyncio.timeout(1):
-        assert await reader.read() == b""
-    writer.close()
-
-
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_on_a_cluster_an_engine_is_not_told_to_end_while_anybody_is_connected(family: socket.AddressFamily) -> None:
-    host = "127.0.0.1" if family == socket.AF_INET else "::1"
-    with socket.socket(family) as server:
-        try:
-            server.bind((host, 0))
-        except OSError:
-            pytest.skip("this machine has no IPv6")
-        server.listen()
-        port = server.getsockname()[1]
-        client = socket.create_connection((host, port))
-        with server.accept()[0], subprocess.Popen(build_drain(port, 0)) as hook:
-            with pytest.raises(subprocess.TimeoutExpired):
-                hook.wait(2)
-            client.close()
-            assert hook.wait(30) == 0
+    disturbances = (replace_engines, replace_the_gateway, crash_an_engine, kill_the_daemon, ask_more_for_a_while)
+    with Askers(backend, 3, 16) as askers:
+        for disturb in itertools.cycle(disturbances):
+            disturb()
+            askers.wait_for(20)
+            assert askers.failures == []
+            if askers.answers >= wanted:
+                break
+    assert askers.failures == []
