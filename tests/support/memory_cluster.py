@@ -194,6 +194,8 @@ class Operated:
 
     cluster: MemoryCluster = field(default_factory=MemoryCluster)
     placement: Placement = ON_CLUSTER
+    job: ObjectKey | None = None
+    """The Job whose outcome was asked for last."""
 
     @property
     def reconciler(self) -> Reconciler:
@@ -227,6 +229,7 @@ class Operated:
             wrote = await self.look()
             ended = 0
             for key in self.running_jobs():
+                self.job = key
                 outcome = answer(self.cluster.objects[key]["metadata"]["labels"][LABEL_STEP])
                 if outcome is not None:
                     self.cluster.finish(key, outcome)
@@ -248,3 +251,30 @@ class Operated:
         """Reason and message of Ready."""
         found = self.condition(kind, name)
         return found["reason"], found["message"]
+
+
+LORA = "sha256:" + "10" * 32
+"""Digest of every adapter's manifest."""
+
+
+def with_adapters(made: Operated, answer: Callable[[str], Outcome | None]) -> Callable[[str], Outcome | None]:
+    """As ``answer``, but every SLMModel that a service names as an adapter is one."""
+
+    def answer_of(label: str) -> Outcome | None:
+        outcome = answer(label)
+        if outcome is None or outcome.result is None or not _is_for_adapter(made, label):
+            return outcome
+        lora = {"format": "lora", "architecture": "LORA", "shape": None, "context_length": 0}
+        changes = lora if label == "resolve" else {"manifest": LORA}
+        return outcome.model_copy(update={"result": outcome.result.model_copy(update={**changes, "size_bytes": 300})})
+
+    return answer_of
+
+
+def _is_for_adapter(made: Operated, label: str) -> bool:
+    """Whether the step that is asked about is an adapter's."""
+    specs = [item["spec"] for key, item in made.cluster.objects.items() if key.kind == "InferenceService"]
+    adapters = {each["modelRef"]["name"] for spec in specs for each in spec.get("adapters") or ()}
+    assert made.job is not None
+    (owner,) = made.cluster.objects[made.job]["metadata"]["ownerReferences"]
+    return label in ("resolve", "acquire") and owner["name"] in adapters

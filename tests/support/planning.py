@@ -143,6 +143,9 @@ def succeed(label: str) -> Outcome:
             cached=False,
             tool="t",
         ),
+        "adapt": ArtifactResult(
+            step="adapt", manifest=digest("m-lora"), blob=digest("b-lora"), size_bytes=300, cached=False, tool="t"
+        ),
         "vocabulary": VocabularyResult(tokens=1024),
         "projector": ProjectorResult(kinds=["vision"]),
         "snapshot": SnapshotResult(manifest=digest("model"), size_bytes=5000, file_count=3),

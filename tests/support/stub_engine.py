@@ -54,6 +54,7 @@ class StubEngine:
     working: int = 0
     most_working: int = 0
     slots: int = 4
+    adapters: tuple[str, ...] = ()
     host: str = HOST
     port: int = 0
     _runner: web.ServerRunner | None = None
@@ -70,7 +71,7 @@ class StubEngine:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, self.host, self.port, slots=self.slots)
+        return Endpoint(self.name, self.host, self.port, slots=self.slots, adapters=self.adapters)
 
     @property
     def connections(self) -> int:

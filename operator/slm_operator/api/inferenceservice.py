@@ -97,6 +97,15 @@ class Speculative(Message):
     """Most tokens that it proposes at a time. Default: 3, as llama.cpp has it."""
 
 
+class Adapter(Message):
+    """A LoRA adapter that is served beside the model."""
+
+    name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    """What requests call it by, after the service's name: service:name. A DNS label, and not latest."""
+    model_ref: ModelRef
+    """SLMModel that is a LoRA adapter of what is served."""
+
+
 class InferenceServiceSpec(Scheduling):
     """What to serve, and how."""
 
@@ -122,6 +131,8 @@ class InferenceServiceSpec(Scheduling):
     projector_ref: ModelRef | None = None
     """SLMModel of the GGUF file (mmproj) with which llama.cpp reads the images or the sound that requests bring.
     Default: none, and the model reads text alone."""
+    adapters: list[Adapter] = Field(default_factory=list, max_length=16)
+    """LoRA adapters that llama.cpp serves beside the model; each request picks one, or none. Default: none."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
@@ -152,6 +163,7 @@ class InferenceServiceSpec(Scheduling):
             raise ValueError(COMPANION_RULE.message)
         if accompanied and self.task != "generate":
             raise ValueError(COMPANION_TASK_RULE.message)
+        self._check_adapters()
         if self.extra_args and self.runtime not in ("auto", "llama.cpp", "vllm"):
             raise ValueError(ARGS_RULE.message)
         for argument in self.extra_args:
@@ -165,6 +177,17 @@ class InferenceServiceSpec(Scheduling):
             if name in FORBIDDEN_ARGS or (name.startswith("-") and name.endswith(PRESET_ENDINGS)):
                 raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
         return self
+
+    def _check_adapters(self) -> None:
+        names = [each.name for each in self.adapters]
+        if self.adapters and self.runtime not in ("auto", "llama.cpp"):
+            raise ValueError(ADAPTERS_RULE.message)
+        if self.adapters and self.task != "generate":
+            raise ValueError(ADAPTERS_TASK_RULE.message)
+        if len(set(names)) != len(names) or "latest" in names:
+            raise ValueError(ADAPTER_NAMES_RULE.message)
+        if self.adapters and any(argument.split("=", 1)[0] in CACHE_ARGS for argument in self.extra_args):
+            raise ValueError(ADAPTERS_CACHE_RULE.message)
 
 
 def _is_number(word: str) -> bool:
@@ -267,7 +290,7 @@ class CompanionStatus(Message):
     """A further model that engines load beside what they serve."""
 
     role: str
-    """What it is for: draft or projector."""
+    """What it is for: draft, projector, or adapter/NAME."""
     digest: str = ""
     """Digest of the GGUF file that is loaded."""
     size_bytes: int = 0
@@ -345,6 +368,26 @@ COMPANION_TASK_RULE = CelRule(
     rule="!(has(self.speculative) || has(self.projectorRef)) || self.task == 'generate'",
     message="spec.speculative and spec.projectorRef help to write text: leave them out, or set spec.task to generate",
 )
+CACHE_ARGS = ("-cram", "--cache-ram")
+"""Of llama.cpp: how many prompts it remembers outside of its slots, whichever adapter they were computed with."""
+ADAPTERS_RULE = CelRule(
+    rule="self.adapters.size() == 0 || self.runtime in ['auto', 'llama.cpp']",
+    message="spec.adapters are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+)
+ADAPTERS_TASK_RULE = CelRule(
+    rule="self.adapters.size() == 0 || self.task == 'generate'",
+    message="spec.adapters change what a model writes: leave them out, or set spec.task to generate",
+)
+ADAPTER_NAMES_RULE = CelRule(
+    rule="self.adapters.all(a, a.name != 'latest' && self.adapters.exists_one(b, b.name == a.name))",
+    message="spec.adapters must have different names, and none may be latest",
+)
+ADAPTERS_CACHE_RULE = CelRule(
+    rule="self.adapters.size() == 0 || !self.extraArgs.exists(a, a.split('=')[0] in ["
+    + ", ".join(f"'{name}'" for name in CACHE_ARGS)
+    + "])",
+    message="spec.extraArgs must not hold --cache-ram beside spec.adapters: it would mix answers of different adapters",
+)
 AUTOSCALING_RULE = CelRule(
     rule="!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
     message="spec.autoscaling.minReplicas must not be above maxReplicas",
@@ -376,6 +419,10 @@ RULES = [
     ARGS_RULE,
     COMPANION_RULE,
     COMPANION_TASK_RULE,
+    ADAPTERS_RULE,
+    ADAPTERS_TASK_RULE,
+    ADAPTER_NAMES_RULE,
+    ADAPTERS_CACHE_RULE,
     AUTOSCALING_RULE,
     CANARY_RULE,
 ]

@@ -71,7 +71,7 @@ class Wish:
     def runtime(self) -> str:
         """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
         spec = self.spec
-        only = spec.runtime == AUTO and (spec.extra_args or spec.speculative or spec.projector_ref)
+        only = spec.runtime == AUTO and (spec.extra_args or _name_companions(spec))
         return LLAMA_CPP if only else self.spec.runtime
 
     @property
@@ -137,8 +137,7 @@ def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
     if wish.runtime != wish.spec.runtime:
         why = "spec.extraArgs are its arguments where spec.runtime is auto"
-        field = "spec.speculative" if wish.spec.speculative else "spec.projectorRef"
-        why = why if wish.spec.extra_args else f"it alone serves with {field}"
+        why = why if wish.spec.extra_args else f"it alone serves with {_name_companions(wish.spec)[0]}"
         return replace(chosen, reason=f"{chosen.runtime}: {why}.")
     return chosen
 
@@ -291,3 +290,9 @@ def _name_gpus(asked: str, published: Published) -> Accelerator:
         return Accelerator(vendor, "", 1, resource=asked)
     message = f"{asked} is no resource of NVIDIA, AMD or Intel, for whose GPUs engines are built: name one of theirs."
     raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
+
+
+def _name_companions(spec: InferenceServiceSpec) -> list[str]:
+    """Fields that are given and that llama.cpp alone serves with."""
+    given = {"speculative": spec.speculative, "projectorRef": spec.projector_ref, "adapters": spec.adapters}
+    return [f"spec.{name}" for name, value in given.items() if value]

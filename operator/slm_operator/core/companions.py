@@ -12,7 +12,8 @@ from slm_operator.api.inferenceservice import CompanionStatus, InferenceService,
 from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict
-from slm_operator.core.plan_quantjob import check_model, check_ready
+from slm_operator.core.placement import Placement
+from slm_operator.core.plan_quantjob import check_adapter, check_model, check_ready
 from slm_operator.core.resources import step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -21,11 +22,14 @@ DRAFT, PROJECTOR = "draft", "projector"
 """Roles: what proposes tokens, and what makes embeddings of images and sound."""
 CHECKED: Mapping[str, type[VocabularyResult | ProjectorResult]] = {DRAFT: VocabularyResult, PROJECTOR: ProjectorResult}
 """Role to what the step answers that holds its model against the served one."""
+ADAPTER = "adapter/"
+"""What the role of a LoRA adapter begins with; its name follows."""
 
 
 def list_companions(spec: InferenceServiceSpec) -> dict[str, str]:
     """Role to the name of its SLMModel."""
     references = {DRAFT: spec.speculative.draft_model_ref if spec.speculative else None, PROJECTOR: spec.projector_ref}
+    references |= {ADAPTER + each.name: each.model_ref for each in spec.adapters}
     return {role: reference.name for role, reference in references.items() if reference is not None}
 
 
@@ -34,8 +38,7 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
     found = {}
     for role, name in list_companions(snapshot.service.spec).items():
         model = snapshot.companions.get(name)
-        check = check_ready if role == PROJECTOR else check_model  # The step says which file is no projector.
-        missing = check(name, model, snapshot.placement)
+        missing = _check(role, name, model, snapshot.placement)
         if missing is not None or model is None:
             raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
         if why_not := model.status.conversion_message:
@@ -50,7 +53,10 @@ def require_companions(
 ) -> Iterator[CompanionStatus]:
     """Each of ``models`` as a file beside ``served``, the digest of the GGUF file; raises Blocked until it is there."""
     for role, model in models.items():
-        yield _require(snapshot, sequence, role, model.status, served)
+        if role.startswith(ADAPTER):
+            yield _require_adapter(snapshot, sequence, role, model.status)
+        else:
+            yield _require(snapshot, sequence, role, model.status, served)
 
 
 def tell_companions(service: InferenceService, found: Mapping[str, CompanionStatus]) -> list[CompanionStatus]:
@@ -66,7 +72,7 @@ def _require(
     service, placement, label = snapshot.service, snapshot.placement, f"convert-{role}"
     convert = specs.ConvertSpec(model=model.digest, store=placement.store)
     work = build_step_digest(service, placement, role, model.digest, served)
-    before = next((each for each in service.status.companions if each.role == role), CompanionStatus(role=role))
+    before = _find_before(service, role)
     if is_done(before, work, snapshot.store):
         check = _build_check(role, served, before.digest, placement.store)
         sequence.keep(convert, label)
@@ -75,6 +81,46 @@ def _require(
     made = sequence.require(convert, label, ArtifactResult, step_memory(convert, model.shape, model.size_bytes))
     check = _build_check(role, served, made.blob, placement.store)
     sequence.require(check, check.step, CHECKED[role])
+    return _remember(role, made, work, sequence)
+
+
+def _require_adapter(
+    snapshot: ServiceSnapshot, sequence: Sequence, role: str, adapter: SLMModelStatus
+) -> CompanionStatus:
+    """The adapter as a GGUF file for the model that is served, or that its variant was made of."""
+    service, placement = snapshot.service, snapshot.placement
+    step = specs.AdaptSpec(adapter=adapter.digest, model=_require_base(snapshot).digest, store=placement.store)
+    work = build_step_digest(service, placement, step.step, step.adapter, step.model)
+    before = _find_before(service, role)
+    if is_done(before, work, snapshot.store):
+        sequence.keep(step, step.step)
+        return before
+    memory = step_memory(step, None, adapter.size_bytes)
+    return _remember(role, sequence.require(step, step.step, ArtifactResult, memory), work, sequence)
+
+
+def _require_base(snapshot: ServiceSnapshot) -> SLMModelStatus:
+    """The model that adapters change; raises Blocked until it is Ready."""
+    spec, job = snapshot.service.spec, snapshot.quant_job
+    reference = spec.model_ref or (job.spec.model_ref if job else None)
+    name = reference.name if reference else ""
+    missing = check_model(name, snapshot.model, snapshot.placement)
+    if missing is not None or snapshot.model is None:
+        raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
+    return snapshot.model.status
+
+
+def _check(role: str, name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
+    if role == PROJECTOR:
+        return check_ready(name, model, placement)  # The step says which file is no projector.
+    return (check_adapter if role.startswith(ADAPTER) else check_model)(name, model, placement)
+
+
+def _find_before(service: InferenceService, role: str) -> CompanionStatus:
+    return next((each for each in service.status.companions if each.role == role), CompanionStatus(role=role))
+
+
+def _remember(role: str, made: ArtifactResult, work: str, sequence: Sequence) -> CompanionStatus:
     return CompanionStatus(
         role=role,
         digest=made.blob,

@@ -58,6 +58,8 @@ class Demand:
     """What proposes tokens, where something does."""
     projector_bytes: int = 0
     """Size of a multimodal projector, bytes: half as much again stands for its buffers, as nobody knows its shape."""
+    adapters_bytes: int = 0
+    """Size of LoRA adapters, bytes."""
     requested_bytes: int = 0
     """Memory of a node that spec.resources asks for, whatever is needed, bytes; 0 where it leaves it open."""
 
@@ -73,14 +75,15 @@ class Demand:
     @property
     def loaded_bytes(self) -> int:
         """Size of all that an engine loads, bytes."""
-        return self.weights_bytes + self.projector_bytes + (self.draft.weights_bytes if self.draft else 0)
+        drafting = self.draft.weights_bytes if self.draft else 0
+        return self.weights_bytes + self.projector_bytes + self.adapters_bytes + drafting
 
     @property
     def serving(self) -> ServingMemory | None:
         """Weights, KV cache and compute buffers, with those of what is loaded beside; None without a shape."""
         if self.shape is None:
             return None
-        served = self._serving(self.shape, self.weights_bytes)
+        served = self._serving(self.shape, self.weights_bytes + self.adapters_bytes)
         projector = ServingMemory(self.projector_bytes, 0, self.projector_bytes // 2)
         return served + projector + (self._drafting(self.draft, self.shape) if self.draft else NOTHING)
 
@@ -100,6 +103,7 @@ class Demand:
         if serving is None:
             return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.loaded_bytes)}"
         beside = [*(["a draft model"] if self.draft else []), *(["a projector"] if self.projector_bytes else [])]
+        beside += ["adapters"] if self.adapters_bytes else []
         named = (f" {self.variant}" if self.variant else "") + (f" with {' and '.join(beside)}" if beside else "")
         return (
             f"{format_bytes(serving.total)} (weights{named} {format_bytes(serving.weights)}, KV cache "

@@ -11,7 +11,7 @@ from slm_operator.api.quantjob import VariantStatus
 from slm_operator.api.slmmodel import SLMModel
 from slm_operator.core.canary_scene import Rollout
 from slm_operator.core.choosing import AUTO, Choice, Wish, choose_engine
-from slm_operator.core.companions import DRAFT, PROJECTOR, find_companions, require_companions
+from slm_operator.core.companions import ADAPTER, DRAFT, PROJECTOR, find_companions, require_companions
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
 from slm_operator.core.fit_demand import Demand, Draft
@@ -108,6 +108,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         draft=beside.get(DRAFT, ""),
         max_draft_tokens=spec.speculative.max_draft_tokens if spec.speculative else 0,
         projector=beside.get(PROJECTOR, ""),
+        adapters={each.name: beside[ADAPTER + each.name] for each in spec.adapters},
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,
@@ -186,6 +187,7 @@ def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, beside:
         variant=variant,
         draft=_draft(snapshot, beside.get(DRAFT, 0)),
         projector_bytes=beside.get(PROJECTOR, 0),
+        adapters_bytes=sum(size for role, size in beside.items() if role.startswith(ADAPTER)),
     )
 
 

@@ -15,7 +15,7 @@ from slm_operator.gateway import refusal as refusals
 from slm_operator.gateway.access import Access
 from slm_operator.gateway.admission import Admissions, Demand
 from slm_operator.gateway.asking import read_ask
-from slm_operator.gateway.desk import Check, Desk
+from slm_operator.gateway.desk import MESSAGES, Check, Desk
 from slm_operator.gateway.dialect import ANTHROPIC, OPENAI, Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.engines import Engines
@@ -30,7 +30,6 @@ from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import refused, whole
 
 LOG = logging.getLogger(__name__)
-MESSAGES = "/v1/messages"
 FORWARDED = frozenset(
     {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/responses", MESSAGES}
 )
@@ -197,4 +196,4 @@ def _dialect_of(record: Record) -> Dialect:
 
 
 def _model(service: Service) -> dict[str, object]:
-    return {"id": service.key, "object": "model", "created": service.created, "owned_by": service.namespace}
+    return {"id": service.model, "object": "model", "created": service.created, "owned_by": service.namespace}

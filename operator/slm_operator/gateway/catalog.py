@@ -1,11 +1,11 @@
 """What the gateway knows of a service, read from the objects of a cluster."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from slm_operator.core.answers import name_step
-from slm_operator.core.manifests.deployment import ANNOTATION_BLOB, ANNOTATION_SLOTS
+from slm_operator.core.manifests.deployment import ANNOTATION_ADAPTERS, ANNOTATION_BLOB, ANNOTATION_SLOTS
 from slm_operator.core.manifests.metadata import CANARY, LABEL_STEP
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.plan import Manifest
@@ -24,16 +24,18 @@ def read_service(
     meta, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     model_name = _reference(spec, "modelRef") or _reference((quant_job or {}).get("spec") or {}, "modelRef")
     variant = status.get("variant", "")
+    engines = tuple(_read_engine(pod, spec) for pod in sorted(filter(_takes_requests, pods), key=_name))
     return Service(
         meta["namespace"],
         meta["name"],
         served_name=meta["name"],
         digest=status.get("digest", ""),
-        endpoints=tuple(_read_engine(pod, spec) for pod in sorted(filter(_takes_requests, pods), key=_name)),
+        endpoints=engines,
         aliases=_aliases(model_name, variant),
         created=_unix_time(meta.get("creationTimestamp", "")),
         canary=_read_canary(status.get("canary") or {}),
         about=_describe(spec, status, (model or {}).get("status") or {}),
+        adapters=_adapters(spec, engines),
     )
 
 
@@ -46,6 +48,13 @@ def _aliases(model: str, variant: str) -> tuple[str, ...]:
     if not model:
         return ()
     return (model, f"{model}:{variant}") if variant and variant != BASELINE_LABEL else (model,)
+
+
+def _adapters(spec: Mapping[str, Any], engines: Sequence[Endpoint]) -> tuple[str, ...]:
+    """What every engine can answer for: during a rollout an adapter is offered from the last engine's change on."""
+    named = tuple(each["name"] for each in spec.get("adapters") or ())
+    held = [each.adapters for each in engines] or [named]
+    return tuple(name for name in held[0] if all(name in others for others in held))
 
 
 def _takes_requests(pod: Manifest) -> bool:
@@ -70,6 +79,7 @@ def _read_engine(pod: Manifest, spec: Mapping[str, Any]) -> Endpoint:
         digest=annotations.get(ANNOTATION_BLOB, ""),
         canary=(meta.get("labels") or {}).get(LABEL_STEP) == CANARY,
         slots=int(annotations.get(ANNOTATION_SLOTS) or spec.get("parallel", 1)),
+        adapters=tuple(filter(None, annotations.get(ANNOTATION_ADAPTERS, "").split(","))),
     )
 
 

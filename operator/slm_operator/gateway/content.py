@@ -13,6 +13,7 @@ FORBIDDEN: Mapping[str, str] = {
     "chat_template": "templates are programs, which only whoever serves the model may give",
     "kv_transfer_params": CONNECTS,
     "mcp_servers": CONNECTS,
+    "lora": "the model's name chooses an adapter, as in service:adapter",
     "id_slot": "which slot answers is the engine's business",
 }
 """Fields by why they are refused. For templates see CVE-2025-61620 (vLLM, Jinja in chat_template and its kwargs)."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import compress
 
 from aiohttp import web
@@ -19,6 +20,8 @@ from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
 
+MESSAGES = "/v1/messages"
+"""Anthropic's API, under which llama.cpp does not take the number of an adapter."""
 TASKS, GENERATE = {"/v1/embeddings": "embed", "/v1/rerank": "rerank"}, "generate"
 """``spec.task`` of a service, by the path that asks for it."""
 LISTED = 8
@@ -65,7 +68,7 @@ class Desk:
         return service
 
     async def allowed(self, caller: Caller) -> list[Service]:
-        """All services that the caller may use."""
+        """All services that the caller may use, and those with each of their adapters."""
         services, turn = self._directory.services(), asyncio.Semaphore(LISTED)
 
         async def may_use(service: Service) -> bool:
@@ -73,7 +76,7 @@ class Desk:
                 return await self._access.may_use(caller, service)
 
         may = await asyncio.gather(*map(may_use, services))
-        return list(compress(services, may))
+        return [offer for service in compress(services, may) for offer in service.offers()]
 
     async def carry(
         self, request: web.BaseRequest, record: Record, caller: Caller, ask: Ask, path: str, dialect: Dialect
@@ -82,6 +85,10 @@ class Desk:
         assert record.service is not None  # noqa: S101 (for the type checker)
         if record.service.about.task != TASKS.get(path, GENERATE):
             raise refusals.wrong_task()  # Not every engine says so: llama.cpp has models that rank write text.
+        if record.service.adapters and path == MESSAGES:
+            raise refusals.no_messages()
+        if record.service.adapter and ask.prefix:  # What an engine has cached is of one adapter.
+            ask = replace(ask, prefix=f"{record.service.adapter}:{ask.prefix}")
         self._access.begin(caller, record.arrived)
         try:
             seconds = self._limits.keep_alive_seconds

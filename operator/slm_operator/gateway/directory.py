@@ -1,7 +1,7 @@
 """What the gateway knows of the world: services, their names and the engines that are ready to answer for them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -19,6 +19,8 @@ class Endpoint:
     """Whether it is being tried."""
     slots: int = 1
     """Answers that it works on at a time; more wait at the gateway."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that it holds, in the order in which it numbers them."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,34 @@ class Service:
     canary: Canary | None = None
     """None while none is to get requests."""
     about: About = About()
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that each of its engines holds, or shall hold where there is none."""
+    adapter: str = ""
+    """The one that a request names; empty: the model as it is."""
 
     @property
     def key(self) -> str:
         """``namespace/name``: its name everywhere."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def model(self) -> str:
+        """What clients call it: ``namespace/name`` or ``namespace/name:adapter``."""
+        return f"{self.key}:{self.adapter}" if self.adapter else self.key
+
+    def offers(self) -> "list[Service]":
+        """The service as it is, and with each of its adapters."""
+        return [self, *(replace(self, adapter=name) for name in self.adapters)]
+
 
 class Directory(Protocol):
     """Where the gateway looks services up. Looking up never waits: whoever implements this keeps it in memory."""
 
     def find(self, model: str, namespace: str) -> Service | None:
-        """The service of that name: ``namespace/name``, ``namespace/alias``, or either within the given namespace."""
+        """The service of that name: ``namespace/name``, ``namespace/alias``, or either within the given namespace.
+
+        Each may be followed by ``:adapter``.
+        """
 
     def get(self, key: str) -> Service | None:
         """The service of exactly this key."""
@@ -139,10 +157,7 @@ class MemoryDirectory:
         A service's own name comes before an alias; of two that claim an alias the first by name has it.
         """
         for name in (f"{namespace}/{model}", model):
-            found = self._services.get(name)
-            if found is None and (claims := self._claims.get(name)):
-                found = self._services[min(claims)]
-            if found is not None:
+            if (found := self._named(name) or self._adapted(name)) is not None:
                 return found
         return None
 
@@ -157,6 +172,17 @@ class MemoryDirectory:
     def subscribe(self, changed: Callable[[str], None]) -> None:
         """See ``Directory``."""
         self._subscribers.append(changed)
+
+    def _named(self, name: str) -> Service | None:
+        found = self._services.get(name)
+        if found is None and (claims := self._claims.get(name)):
+            return self._services[min(claims)]
+        return found
+
+    def _adapted(self, name: str) -> Service | None:
+        served, _, adapter = name.rpartition(":")
+        found = self._named(served) if served else None
+        return replace(found, adapter=adapter) if found is not None and adapter in found.adapters else None
 
     def _unclaim(self, service: Service) -> None:
         for name in {f"{service.namespace}/{alias}" for alias in service.aliases}:

@@ -81,7 +81,9 @@ class OllamaFront:
 
 
 def _name_for(service: Service, caller: Caller) -> str:
-    return service.name if service.namespace == caller.namespace else service.key
+    if service.namespace != caller.namespace:
+        return service.model
+    return service.model.removeprefix(f"{service.namespace}/")
 
 
 def _loaded(call: Call, record: Record) -> web.StreamResponse:

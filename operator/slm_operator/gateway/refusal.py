@@ -86,6 +86,12 @@ def unsupported_media() -> Refusal:
     return Refusal(HTTPStatus.BAD_REQUEST, "unsupported_media", message)
 
 
+def no_messages() -> Refusal:
+    """Engines do not take an adapter's number under Anthropic's API, and would answer with any."""
+    message = "A model with adapters is not served as /v1/messages: use /v1/chat/completions or /v1/responses."
+    return Refusal(HTTPStatus.BAD_REQUEST, "wrong_task", message)
+
+
 def no_such_model(model: str) -> Refusal:
     """No service of that name, or none that the caller may use: the two must look alike."""
     shown = model if len(model) <= 100 else f"{model[:100]}…"  # noqa: PLR2004 (as much as a log line bears)

@@ -20,6 +20,8 @@ DRAFT = {"draftModelRef": {"name": "d"}}
 BESIDE: list[Spec] = [{"speculative": DRAFT}, {"projectorRef": {"name": "p"}}]
 DIGEST = "sha256:" + "0a" * 32
 
+LORA = {"name": "french", "modelRef": {"name": "f"}}
+
 
 def manifest(kind: str, spec: Any, **metadata: Any) -> dict[str, Any]:
     return {"apiVersion": "slm.dev/v1alpha1", "kind": kind, "metadata": {"name": "a", **metadata}, "spec": spec}
@@ -62,7 +64,9 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("InferenceService", {**REF, "speculative": DRAFT}),
     ("InferenceService", {**REF, "projectorRef": {"name": "p"}, "speculative": DRAFT}),
     ("InferenceService", {**REF, "speculative": {**DRAFT, "maxDraftTokens": 16}, "runtime": "llama.cpp"}),
-    ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1"]}),
+    ("InferenceService", {**REF, "adapters": [LORA], "runtime": "llama.cpp", "extraArgs": ["--temp", "0.2"]}),
+    ("InferenceService", {**REF, "adapters": [{**LORA, "name": f"a-{number}"} for number in range(16)]}),
+    ("InferenceService", {**REF, "extraArgs": ["--temp", "0.2", "--seed=1", "--cache-ram", "64"]}),
     ("InferenceService", {**REF, "extraArgs": ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]}),
 ]
 
@@ -175,6 +179,32 @@ REFUSED: list[tuple[str, Spec, str]] = [
         for beside in BESIDE
     ),
     ("InferenceService", {**REF, "speculative": {}}, "spec.speculative.draftModelRef is required"),
+    *(
+        ("InferenceService", {**REF, "runtime": runtime, "adapters": [LORA]}, "spec.adapters are for llama.cpp alone")
+        for runtime in ("vllm", "sglang")
+    ),
+    *(
+        ("InferenceService", {**REF, "task": task, "adapters": [LORA]}, "spec.adapters change what a model writes")
+        for task in ("embed", "rerank")
+    ),
+    *(
+        ("InferenceService", {**REF, "adapters": adapters}, "spec.adapters must have different names, and none may be")
+        for adapters in ([LORA, LORA], [{**LORA, "name": "latest"}])
+    ),
+    *(
+        (
+            "InferenceService",
+            {**REF, "adapters": [LORA], "extraArgs": words},
+            "spec.extraArgs must not hold --cache-ram",
+        )
+        for words in (["--cache-ram", "64"], ["--cache-ram=64"], ["-cram", "64"])
+    ),
+    ("InferenceService", {**REF, "adapters": [{"name": "a"}]}, "spec.adapters.0.modelRef is required"),
+    (
+        "InferenceService",
+        {**REF, "adapters": [{**LORA, "name": f"a-{number}"} for number in range(17)]},
+        "spec.adapters must have at most 16 entries, not 17",
+    ),
     (
         "InferenceService",
         {**REF, "speculative": {**DRAFT, "maxDraftTokens": 17}},

@@ -12,7 +12,7 @@ import yaml
 
 from dev.generate import BlockDumper
 from slm_operator.adapters.kube_kinds import PUBLISHED
-from tests.support.memory_cluster import OURS, Operated
+from tests.support.memory_cluster import OURS, Operated, with_adapters
 from tests.support.planning import QWEN3, succeed, succeed_as
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "cluster"
@@ -35,7 +35,7 @@ async def build_children(documents: list[dict[str, Any]]) -> str:
     made = Operated()
     await made.put(*documents)
     repo = documents[0]["spec"]["source"]["huggingFace"]["repo"]
-    await made.settle(succeed_as(repo) if repo.removesuffix("-AWQ") in QWEN3 else succeed)
+    await made.settle(with_adapters(made, succeed_as(repo) if repo.removesuffix("-AWQ") in QWEN3 else succeed))
     objects = made.cluster.objects
     children = [readable(objects[key]) for kind in CHILDREN for key in objects if key.kind == kind]
     return yaml.dump_all(children, Dumper=BlockDumper, sort_keys=False, width=120, allow_unicode=True)

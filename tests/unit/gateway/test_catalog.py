@@ -111,6 +111,38 @@ def test_the_unquantized_model_has_its_name_alone() -> None:
     assert read_service(manifest, [], None, MODEL).aliases == ("qwen3",)
 
 
+def with_adapters(name: str, adapters: str) -> dict[str, Any]:
+    made = pod(name)
+    made["metadata"]["annotations"]["slm.dev/adapters"] = adapters
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pods", "offered"),
+    [
+        ([], ("a", "b")),
+        ([with_adapters("chat-a", "b,a")], ("b", "a")),
+        ([with_adapters("chat-a", "c,a"), with_adapters("chat-b", "a,b")], ("a",)),
+        ([pod("chat-a"), with_adapters("chat-b", "a,b")], ()),
+    ],
+    ids=["no engine yet", "one", "a rollout from other adapters", "a rollout from none"],
+)
+def test_an_adapter_is_offered_that_every_engine_holds(pods: list[dict[str, Any]], offered: tuple[str, ...]) -> None:
+    spec = [{"name": name, "modelRef": {"name": f"lora-{name}"}} for name in ("a", "b")]
+    assert read_service(service(adapters=spec), pods, None, None).adapters == offered
+
+
+def test_a_service_with_an_adapter_goes_by_both_names_and_a_variant_is_no_adapter() -> None:
+    chat = Service("n", "chat", aliases=("qwen3", "qwen3:Q4_0"), adapters=("french",))
+    directory = MemoryDirectory([chat])
+    french = replace(chat, adapter="french")
+    assert [each.model for each in chat.offers()] == ["n/chat", "n/chat:french"]
+    for name in ("chat:french", "n/chat:french", "qwen3:french", "qwen3:Q4_0:french"):
+        assert directory.find(name, "n") == french
+    assert directory.find("qwen3:Q4_0", "n") == chat
+    assert [directory.find(name, "n") for name in ("chat:", ":french", "chat:Q4_0", "other:french")] == [None] * 4
+
+
 def test_an_alias_is_its_first_holders_until_that_one_is_gone() -> None:
     one, two = Service("n", "one", aliases=("m", "two")), Service("n", "two", aliases=("m",))
     directory = MemoryDirectory([two, one])

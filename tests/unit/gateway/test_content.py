@@ -44,6 +44,11 @@ def test_media_that_would_be_fetched_are_refused(part: Any, place: Any) -> None:
             check_content(document)
 
 
+def test_an_adapter_is_chosen_by_name_alone() -> None:
+    with pytest.raises(Refusal, match="The field 'lora' is not taken: the model's name chooses an adapter"):
+        check_content({**asked(), "lora": [{"id": 0, "scale": 1}]})
+
+
 @pytest.mark.parametrize("place", INWARDS)
 def test_media_of_tools_and_without_a_message_around_them_are_refused_too(place: Any) -> None:
     image = {"type": "input_image", "image_url": place}

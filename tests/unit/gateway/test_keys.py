@@ -117,3 +117,9 @@ def test_of_two_secrets_with_one_hash_the_first_counts() -> None:
     found = KeyTable(keys).find(KEY)
     assert found is not None
     assert found.name == "a/k"
+
+
+def test_a_key_for_a_service_opens_its_adapters() -> None:
+    offers = Service("team-a", "chat", adapters=("french", "legal")).offers()
+    assert [read_secret(secret(models="chat"), "slm-system").allows(each) for each in offers] == [True] * 3
+    assert [read_secret(secret(models="other"), "slm-system").allows(each) for each in offers] == [False] * 3

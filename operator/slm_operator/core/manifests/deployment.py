@@ -41,6 +41,7 @@ class Weights:
 
 
 ANNOTATION_VARIANT, ANNOTATION_BLOB, ANNOTATION_SLOTS = f"{GROUP}/variant", f"{GROUP}/digest", f"{GROUP}/slots"
+ANNOTATION_ADAPTERS = f"{GROUP}/adapters"
 """An engine's pod says what it serves, so that a rollout can be told from its end."""
 
 
@@ -114,6 +115,7 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
         ANNOTATION_VARIANT: engine.weights.variant,
         ANNOTATION_BLOB: engine.weights.blob,
         ANNOTATION_SLOTS: str(engine.order.parallel),
+        **({ANNOTATION_ADAPTERS: ",".join(engine.order.adapters)} if engine.order.adapters else {}),
     }
     template = build_pod_template(shape, container, placement, build_selector(service), annotations)
     if placement.pods is not None:

@@ -30,6 +30,7 @@ def build_command(program: Program, order: Order) -> list[str]:
         *layers,
         *_build_draft(order),
         *(("--mmproj", order.projector) if order.projector else ()),
+        *_build_adapters(order),
         *_build_task(order),
         *(("--sleep-idle-seconds", str(order.sleep_after_seconds)) if order.sleep_after_seconds else ()),
         "--metrics",
@@ -47,6 +48,16 @@ def _build_draft(order: Order) -> list[str]:
         *("--spec-draft-n-max", str(order.max_draft_tokens)),
         *(("--spec-draft-ngl", "all") if order.devices else ()),
     ]
+
+
+def _build_adapters(order: Order) -> list[str]:
+    """None is applied until a request asks for it, which ``--lora-init-without-apply`` does not see to.
+
+    Prompts that are remembered outside of slots do not say with which adapter they were computed, so none is.
+    """
+    if not order.adapters:
+        return []
+    return ["--lora-scaled", ",".join(f"{path}:0" for path in order.adapters.values()), "--cache-ram", "0"]
 
 
 def _build_task(order: Order) -> list[str]:

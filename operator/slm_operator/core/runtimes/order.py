@@ -1,6 +1,7 @@
 """What every engine is asked, whichever it is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from slm_operator.core.manifests.pod import TEMPORARY_FOLDER
 from slm_operator.core.plan import Manifest
@@ -44,6 +45,8 @@ class Order:
     """generate, embed or rerank."""
     sleep_after_seconds: int = 0
     """After this time without a request it drops its weights, where it can; 0 is never."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Name to path of each LoRA adapter, in the order in which the engine numbers them."""
     contained: bool = False
     """Whether it runs in a container, in which only ``/tmp`` can be written."""
 

@@ -1,0 +1,162 @@
+"""LoRA adapters beside what is served: waited for, converted for its model, remembered, loaded in their order."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slm_contract.results import Outcome
+from slm_operator.core.fit_demand import Demand, node_bytes
+from slm_operator.core.plan import ObjectKey
+from slm_operator.core.roots import KEEPING_KINDS, find_roots
+from tests.support.memory_cluster import LORA, Operated, with_adapters
+from tests.support.planning import MODEL, QUANT, QWEN3, digest, fail, manifest, succeed
+
+ADAPTERS = [{"name": "french", "modelRef": {"name": "f"}}, {"name": "legal", "modelRef": {"name": "l"}}]
+SERVICE_KEY, DEPLOYMENT = ObjectKey("InferenceService", "default", "s"), ObjectKey("Deployment", "default", "s")
+MISMATCH = "The adapter changes model.layers.9.mlp.up_proj.weight, which the model does not have: name the model."
+
+
+def adapter(name: str) -> dict[str, Any]:
+    return manifest("SLMModel", name, {"source": {"huggingFace": {"repo": f"o/lora-{name}"}}})
+
+
+def service(**spec: Any) -> dict[str, Any]:
+    return manifest("InferenceService", "s", {"modelRef": {"name": "m"}, "adapters": ADAPTERS, **spec})
+
+
+async def operate(*manifests: dict[str, Any], **answers: Outcome | None) -> Operated:
+    """What comes of the model, and then of the other manifests."""
+    made = Operated()
+    await made.put(MODEL)
+    await made.settle(succeed)
+    await made.put(*manifests)
+    await settle(made, **answers)
+    return made
+
+
+async def settle(made: Operated, **answers: Outcome | None) -> None:
+    """With other answers of some steps."""
+    await made.settle(with_adapters(made, lambda label: answers.get(label, succeed(label))))
+
+
+def words(made: Operated) -> list[str]:
+    (engine,) = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["spec"]["containers"]
+    return list(engine["command"])
+
+
+def loaded(made: Operated) -> str:
+    """The argument that names the engine's adapters."""
+    command = words(made)
+    return command[command.index("--lora-scaled") + 1]
+
+
+def blob(made: Operated) -> str:
+    return f"{made.placement.store}/blobs/sha256/{digest('b-lora').removeprefix('sha256:')}"
+
+
+@pytest.mark.parametrize("source", [{"modelRef": {"name": "m"}}, {"modelRef": None, "quantJobRef": {"name": "q"}}])
+async def test_the_engine_loads_adapters_and_applies_none_by_itself(source: dict[str, Any]) -> None:
+    spec = {name: value for name, value in {**service()["spec"], **source}.items() if value}
+    made = await operate(QUANT, adapter("f"), adapter("l"), manifest("InferenceService", "s", spec))
+    assert loaded(made) == f"{blob(made)}:0,{blob(made)}:0"
+    command = words(made)
+    assert command[command.index("--cache-ram") + 1] == "0"
+    template = made.cluster.objects[DEPLOYMENT]["spec"]["template"]
+    assert template["metadata"]["annotations"]["slm.dev/adapters"] == "french,legal"
+    known = made.cluster.objects[SERVICE_KEY]["status"]["companions"]
+    assert [(each["role"], each["digest"]) for each in known] == [
+        ("adapter/french", digest("b-lora")),
+        ("adapter/legal", digest("b-lora")),
+    ]
+
+
+async def test_a_service_without_adapters_is_told_nothing_of_them() -> None:
+    made = await operate(service(adapters=[]))
+    assert not {"--lora-scaled", "--cache-ram"} & set(words(made))
+    assert "slm.dev/adapters" not in made.cluster.objects[DEPLOYMENT]["spec"]["template"]["metadata"]["annotations"]
+
+
+async def test_the_adapter_is_converted_for_the_model_that_a_variant_was_made_of() -> None:
+    made = await operate(
+        QUANT,
+        adapter("f"),
+        manifest("InferenceService", "s", {"quantJobRef": {"name": "q"}, "adapters": ADAPTERS[:1]}),
+        adapt=None,
+    )
+    (job,) = made.running_jobs()
+    (container,) = made.cluster.objects[job]["spec"]["template"]["spec"]["containers"]
+    assert f'"adapter":"{LORA}","model":"{digest("model")}"' in str(container["env"])
+    assert made.condition("InferenceService", "s")["reason"] == "Converting"
+    assert DEPLOYMENT not in made.cluster.objects
+
+
+async def test_an_adapter_that_is_not_there_is_waited_for_and_named() -> None:
+    made = await operate(adapter("f"), service())
+    message = "SLMModel l does not exist in this namespace; apply it and this object goes on by itself."
+    assert made.told("InferenceService", "s") == ("ModelNotFound", message)
+    await made.put(adapter("l"))
+    await settle(made)
+    assert DEPLOYMENT in made.cluster.objects
+
+
+async def test_a_model_is_no_adapter() -> None:
+    made = await operate(service(adapters=[{"name": "french", "modelRef": {"name": "m"}}]))
+    message = "SLMModel m is a model and no LoRA adapter: spec.adapters names those whose status.format is lora."
+    assert made.told("InferenceService", "s") == ("FormatMismatch", message)
+    assert made.condition("InferenceService", "s", "Stalled")["status"] == "True"
+
+
+async def test_engines_go_on_as_they_are_while_an_adapter_does_not_fit() -> None:
+    made = await operate(service(adapters=[]))
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    await made.put(adapter("f"), service(adapters=ADAPTERS[:1]))
+    await settle(made, adapt=fail("AdapterMismatch", MISMATCH))
+    assert made.told("InferenceService", "s") == ("AdapterMismatch", MISMATCH)
+    assert made.condition("InferenceService", "s", "Stalled")["status"] == "True"
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == before
+
+
+async def test_another_order_rolls_the_engines_which_number_them() -> None:
+    made = await operate(adapter("f"), adapter("l"), service())
+    await made.put(service(adapters=ADAPTERS[::-1]))
+    await settle(made)
+    template = made.cluster.objects[DEPLOYMENT]["spec"]["template"]
+    assert template["metadata"]["annotations"]["slm.dev/adapters"] == "legal,french"
+
+
+async def test_what_is_done_outlives_its_jobs_and_is_kept_in_the_store() -> None:
+    made = await operate(adapter("f"), adapter("l"), service())
+    for key in [key for key in made.cluster.objects if key.kind in ("Job", "Pod")]:
+        await made.cluster.delete(key)
+    made.cluster.writes.clear()
+    await settle(made)
+    assert made.cluster.writes == []
+    del made.cluster.objects[DEPLOYMENT]
+    kept = [item for key, item in made.cluster.objects.items() if key.kind in KEEPING_KINDS]
+    assert digest("b-lora") in find_roots(kept)
+
+
+async def test_auto_takes_llama_cpp_and_says_why() -> None:
+    made = await operate(adapter("f"), adapter("l"), service(parallel=16))
+    status = made.cluster.objects[SERVICE_KEY]["status"]
+    assert (status["runtime"], status["runtimeMessage"]) == (
+        "llama.cpp",
+        "llama.cpp: it alone serves with spec.adapters.",
+    )
+
+
+async def test_the_forecast_counts_every_adapter() -> None:
+    alone = await operate(service(adapters=[]))
+    both = await operate(adapter("f"), adapter("l"), service())
+    plain = alone.cluster.objects[SERVICE_KEY]["status"]["memoryBytes"]
+    assert both.cluster.objects[SERVICE_KEY]["status"]["memoryBytes"] == plain + 2 * 300
+
+
+def test_a_node_needs_memory_for_adapters_whether_or_not_the_models_shape_is_known() -> None:
+    demand = Demand(None, 1000, 4096, 4)
+    assert node_bytes(replace(demand, adapters_bytes=100)) - node_bytes(demand) == 150
+    known = Demand(QWEN3["Qwen/Qwen3-0.6B"], 2**30, 4096, 4)
+    assert node_bytes(replace(known, adapters_bytes=2**20)) - node_bytes(known) == 2**20
+    assert "(weights with adapters 1.00 GiB" in replace(known, adapters_bytes=2**20).describe()
