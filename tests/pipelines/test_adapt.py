@@ -13,6 +13,9 @@ import pytest
 from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult, ResolveResult
 from slm_contract.specs import AcquireSpec, AdaptSpec, ConvertSpec, ResolveSpec
+from slm_operator.core.placement import Program
+from slm_operator.core.runtimes.llama_cpp import build_command
+from slm_operator.core.runtimes.order import Order
 from slm_pipelines.errors import BadInput
 from slm_pipelines.progress import Reporter
 from slm_pipelines.steps import acquire, adapt, convert, resolve
@@ -73,6 +76,63 @@ def test_an_engine_with_an_adapter_answers_as_with_the_merged_model(
     with run_server(engine, merged, tmp_path) as address:
         expected = continue_greedily(address)
     assert (adapted == expected, adapted == plain) == (True, False)
+
+
+@pytest.fixture
+def loaded(store: Store, tmp_path: Path) -> tuple[Path, str]:
+    """A model and an adapter of it, as files that an engine loads."""
+    model = write_model(tmp_path / "model", dtype="f32")
+    lora = run_adapt(store, write_adapter(tmp_path / "adapter", model), model)
+    return run_convert(store, model), str(store.blob_path(lora.blob))
+
+
+OFF, ON = [{"id": 0, "scale": 0.0}], [{"id": 0, "scale": 1.0}]
+OTHER = [(11 * number + 3) % 400 for number in range(300)]
+LONG = [(7 * number) % 400 for number in range(300)]
+
+
+def test_an_engine_never_goes_on_with_what_another_adapter_computed(
+    loaded: tuple[Path, str], engine: Engine, tmp_path: Path
+) -> None:
+    words = build_command(Program(()), Order("m", "a", 1024, 1, 2, "h", adapters={"first": loaded[1]}))
+    own = words[words.index("--lora-scaled") : words.index("--cache-ram") + 2]
+    with run_server(engine, loaded[0], tmp_path, "--parallel", "1", *own) as address:
+        plain, adapted = (continue_greedily(address, prompt=LONG, lora=lora) for lora in (OFF, ON))
+        continue_greedily(address, prompt=OTHER, lora=OFF)
+        assert continue_greedily(address, prompt=LONG, lora=OFF) == plain
+        continue_greedily(address, prompt=OTHER, lora=ON)
+        assert continue_greedily(address, prompt=LONG, lora=ON) == adapted
+    assert plain != adapted
+
+
+def test_prompts_that_are_remembered_outside_of_slots_would_mix_adapters_up(
+    loaded: tuple[Path, str], engine: Engine, tmp_path: Path
+) -> None:
+    """Why engines get ``--cache-ram 0``: once this fails, they need it no more."""
+    words = ("--parallel", "1", "--lora-scaled", f"{loaded[1]}:0")
+    with run_server(engine, loaded[0], tmp_path, *words) as address:
+        plain, _ = (continue_greedily(address, prompt=LONG, lora=lora) for lora in (OFF, ON))
+        continue_greedily(address, prompt=OTHER, lora=OFF)
+        assert continue_greedily(address, prompt=LONG, lora=OFF) != plain
+
+
+def test_a_request_that_says_nothing_would_go_on_with_what_another_adapter_computed(
+    loaded: tuple[Path, str], engine: Engine, tmp_path: Path
+) -> None:
+    """Why the gateway says which adapter also where none is wanted: once this fails, it need not."""
+    words = ("--parallel", "1", "--lora-scaled", f"{loaded[1]}:0", "--cache-ram", "0")
+    with run_server(engine, loaded[0], tmp_path, *words) as address:
+        plain, _ = (continue_greedily(address, prompt=LONG, lora=lora) for lora in (OFF, ON))
+        assert continue_greedily(address, prompt=LONG) != plain
+
+
+def test_an_adapter_that_is_not_to_be_applied_at_first_is_applied_to_requests_that_say_nothing(
+    loaded: tuple[Path, str], engine: Engine, tmp_path: Path
+) -> None:
+    """Why engines get ``--lora-scaled FILE:0``: once this fails, ``--lora-init-without-apply`` does."""
+    words = ("--lora", loaded[1], "--lora-init-without-apply")
+    with run_server(engine, loaded[0], tmp_path, *words) as address:
+        assert continue_greedily(address, cache_prompt=False) == continue_greedily(address, lora=ON, cache_prompt=False)
 
 
 @pytest.mark.parametrize("kind", MODELS)
