@@ -1,10 +1,13 @@
 """A model's name may say which adapter of a service a request is for; engines are told by number."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from slm_operator.gateway.desk import MESSAGES
+from slm_operator.gateway.directory import Canary, Endpoint
 from tests.support.gateway import CHAT, Door, chat, open_gateway, until
 from tests.support.stub_engine import StubEngine
 
@@ -72,11 +75,38 @@ async def test_each_engine_is_told_by_its_own_numbers_while_they_differ() -> Non
     assert [each.seen[0].document["lora"][0]["id"] for each in (first, second)] == [1, 0]
 
 
-async def test_an_engine_that_lost_the_adapter_meanwhile_does_not_answer_without_it() -> None:
-    first = engine("first", "french")
+async def test_while_engines_differ_each_request_goes_to_one_that_holds_its_adapter() -> None:
+    first, second = engine("first", "french", slots=64), engine("second", "legal", slots=64)
+    async with open_gateway(first, second, adapters=HELD) as door:
+        for number in range(8):
+            for name in HELD:
+                assert await status(door, f"qwen:{name}", text=f"question {number}") == 200
+    assert [len(each.seen) for each in (first, second)] == [8, 8]
+    assert all(each.document["lora"] == [{"id": 0, "scale": 1.0}] for one in (first, second) for each in one.seen)
+
+
+async def test_a_request_that_no_engine_holds_the_adapter_for_waits_for_one_and_holds_up_nobody() -> None:
+    first, second = StubEngine("first"), engine("second")
     async with open_gateway(first, adapters=HELD) as door:
-        assert await status(door, "qwen:legal") == 404
-    assert first.seen == []
+        held = asyncio.create_task(door.post(chat("qwen:legal")))
+        await until(lambda: bool(door.wanted))
+        assert (await door.post(chat("qwen")))[2]["by"] == "first"
+        await second.start()
+        door.put(first, second)
+        assert (await held)[2]["by"] == "second"
+        await second.stop()
+
+
+async def test_a_canary_that_lacks_an_adapter_takes_it_away_from_nobody() -> None:
+    class Tried(StubEngine):
+        @property
+        def endpoint(self) -> Endpoint:
+            return replace(super().endpoint, canary=True)
+
+    stable, tried = engine("stable", slots=64), Tried("tried", slots=64)
+    async with open_gateway(stable, tried, adapters=HELD, canary=Canary("step", 99)) as door:
+        by = [(await door.post(chat("qwen:legal", text=str(number))))[2]["by"] for number in range(10)]
+    assert by == ["stable"] * 10
 
 
 async def test_a_stream_goes_on_with_the_same_adapter_when_its_engine_crashes() -> None:

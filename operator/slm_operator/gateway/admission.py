@@ -23,6 +23,7 @@ Gone = Callable[[Endpoint], None]
 @dataclass(eq=False, slots=True)
 class _Waiter:
     prefix: str
+    adapter: str
     size: int
     again: bool
     turn: "asyncio.Future[Endpoint]"
@@ -81,13 +82,19 @@ class Admission:
             self._warm_all()
         self._let_in()
 
-    def try_take(self, prefix: str, *, again: bool = False) -> Endpoint | None:
-        """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``."""
-        endpoint = None if self._waiting else self._pick(prefix, again=again)
+    def try_take(self, prefix: str, adapter: str = "", *, again: bool = False) -> Endpoint | None:
+        """An engine for a request, at once, or None when it must wait its turn. Give it back with ``release``.
+
+        One that picks an adapter goes to an engine that has loaded it.
+        """
+        first = any(not self._lacks(each.adapter) for each in self._waiting)
+        endpoint = None if first else self._pick(prefix, adapter, again=again)
         self.begun += endpoint is not None and not again
         return endpoint
 
-    async def take(self, prefix: str, size_bytes: int, seconds: float, *, again: bool = False) -> Endpoint:
+    async def take(
+        self, prefix: str, size_bytes: int, seconds: float, adapter: str = "", *, again: bool = False
+    ) -> Endpoint:
         """An engine in its turn; raises Refusal when too many wait, the time is over or the service is gone.
 
         ``again``: the request had its turn, but its engine could not take it.
@@ -100,7 +107,7 @@ class Admission:
         ):
             raise queue_full(self._limits)
         self.begun += not again
-        waiter = _Waiter(prefix, size_bytes, again, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(prefix, adapter, size_bytes, again, asyncio.get_running_loop().create_future())
         (self._waiting.appendleft if again else self._waiting.append)(waiter)
         self._waiting_bytes += size_bytes
         self._demand(self._key, self._in_flight, len(self._waiting))
@@ -150,14 +157,22 @@ class Admission:
             timer.cancel()
         self._cooling.clear()
 
-    def _pick(self, prefix: str, *, again: bool) -> Endpoint | None:
+    def _lacks(self, adapter: str) -> bool:
+        """Whether no engine has an adapter yet: who waits for it then is in nobody's way."""
+        return bool(adapter) and not any(adapter in each.adapters for each in self._endpoints.values())
+
+    def _pick(self, prefix: str, adapter: str, *, again: bool) -> Endpoint | None:
         if self.service is None:
             return None
         loads = self._loads
         if self._cooling:
             loads = {name: load for name, load in loads.items() if name not in self._cooling}
+        able = None
+        if adapter:
+            able = frozenset(name for name, each in self._endpoints.items() if adapter in each.adapters)
+            loads = {name: load for name, load in loads.items() if name in able}
         percent = self.service.canary.percent if self.service.canary else 0
-        name = self._tracks.choose(prefix, loads, percent, again=again)
+        name = self._tracks.choose(prefix, loads, percent, again=again, able=able)
         if name is None:
             return None
         self._loads[name] += 1
@@ -165,16 +180,20 @@ class Admission:
         return self._endpoints[name]
 
     def _let_in(self) -> None:
-        while self._waiting:
-            waiter = self._waiting[0]
+        at = 0
+        while at < len(self._waiting):
+            waiter = self._waiting[at]
             if waiter.turn.cancelled():
                 self._leave(waiter)
                 continue
-            endpoint = self._pick(waiter.prefix, again=waiter.again)
-            if endpoint is None:
+            endpoint = self._pick(waiter.prefix, waiter.adapter, again=waiter.again)
+            if endpoint is not None:
+                del self._waiting[at]
+                self._settle(waiter, endpoint)
+            elif self._lacks(waiter.adapter):
+                at += 1
+            else:
                 return
-            self._waiting.popleft()
-            self._settle(waiter, endpoint)
 
     def _settle(self, waiter: _Waiter, outcome: Endpoint | Exception) -> None:
         self._waiting_bytes -= waiter.size

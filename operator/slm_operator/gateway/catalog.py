@@ -51,10 +51,10 @@ def _aliases(model: str, variant: str) -> tuple[str, ...]:
 
 
 def _adapters(spec: Mapping[str, Any], engines: Sequence[Endpoint]) -> tuple[str, ...]:
-    """What every engine can answer for: during a rollout an adapter is offered from the last engine's change on."""
-    named = tuple(each["name"] for each in spec.get("adapters") or ())
-    held = [each.adapters for each in engines] or [named]
-    return tuple(name for name in held[0] if all(name in others for others in held))
+    """What some engine holds: during a rollout from the first one's change to the last one's."""
+    if not engines:
+        return tuple(each["name"] for each in spec.get("adapters") or ())
+    return tuple(dict.fromkeys(name for each in engines for name in each.adapters))
 
 
 def _takes_requests(pod: Manifest) -> bool:

@@ -76,7 +76,7 @@ class Service:
     """None while none is to get requests."""
     about: About = About()
     adapters: tuple[str, ...] = ()
-    """Names of the adapters that each of its engines holds, or shall hold where there is none."""
+    """Names of the adapters that some of its engines hold, or shall hold where there is none."""
     adapter: str = ""
     """The one that a request names; empty: the model as it is."""
 

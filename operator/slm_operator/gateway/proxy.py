@@ -96,11 +96,11 @@ class Proxy:
     async def _admit(self, exchange: Exchange, admission: Admission, deadline: float) -> Endpoint:
         record = exchange.record
         again = record.attempts > 0
-        endpoint = admission.try_take(exchange.ask.prefix, again=again)
+        ask, adapter = exchange.ask, exchange.service.adapter
+        endpoint = admission.try_take(ask.prefix, adapter, again=again)
         now = asyncio.get_running_loop().time()
         if endpoint is None:
-            ask = exchange.ask
-            endpoint = await admission.take(ask.prefix, len(ask.body), max(0.0, deadline - now), again=again)
+            endpoint = await admission.take(ask.prefix, len(ask.body), max(0.0, deadline - now), adapter, again=again)
             now = asyncio.get_running_loop().time()
         record.admitted = now
         record.attempts += 1
@@ -113,7 +113,9 @@ class Proxy:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
         # The service may have changed while the request waited.
         service = exchange.service
-        body = choose_adapter((exchange.resumed or exchange.ask).body_for(service.served_name), endpoint, service)
+        body = choose_adapter(
+            (exchange.resumed or exchange.ask).body_for(service.served_name), endpoint, service.adapter
+        )
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)
         try:
             if answer.status == HTTPStatus.OK and answer.headers.get("content-type", "").startswith(EVENT_STREAM):

@@ -45,13 +45,15 @@ class Tracks:
         self._canaries = frozenset(each.id for each in engines if each.canary)
         self._alone = len(self._canaries) == len(engines)
 
-    def choose(self, prefix: str, loads: Mapping[str, int], percent: int, *, again: bool) -> str | None:
+    def choose(
+        self, prefix: str, loads: Mapping[str, int], percent: int, *, again: bool, able: frozenset[str] | None = None
+    ) -> str | None:
         """The engine for a prompt, as ``Ring.choose``.
 
         A request that finds no room at the canary, or that an engine has failed already (``again``), is the others';
-        where there are no others, all are the canary's.
+        where there are no others, or none of those that are ``able`` to answer it, all are the canary's.
         """
-        if not self._canaries or self._alone:
+        if not self._canaries or self._alone or (able is not None and able <= self._canaries):
             return self._ring.choose(prefix, loads)
         name = None
         if not again and self._split.wants(prefix, percent):

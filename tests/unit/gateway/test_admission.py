@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from slm_operator.gateway.admission import Admission, Admissions
-from slm_operator.gateway.directory import Endpoint, MemoryDirectory, Service
+from slm_operator.gateway.directory import Canary, Endpoint, MemoryDirectory, Service
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.refusal import Refusal
 
@@ -104,3 +104,41 @@ async def test_a_request_whose_engine_broke_does_not_wait_for_a_service_that_is_
     one.release(taken)
     with pytest.raises(Refusal, match="does not exist"):
         await one.take("", 10, 5.0, again=True)
+
+
+LEGAL = replace(OTHER, adapters=("legal",))
+
+
+async def test_who_picks_an_adapter_gets_an_engine_that_has_it_however_idle_others_are() -> None:
+    one = admission(service(ENGINE, LEGAL))
+    assert one.try_take("", "legal") == LEGAL
+    assert one.try_take("", "legal") is None
+    assert one.try_take("") == ENGINE
+
+
+async def test_who_waits_for_an_adapter_that_no_engine_has_yet_is_in_nobodys_way() -> None:
+    one = admission(service(ENGINE))
+    waiter = asyncio.create_task(one.take("", 10, 5.0, "legal"))
+    await asyncio.sleep(0)
+    assert (one.try_take(""), one.waiting) == (ENGINE, 1)
+    (behind,) = [asyncio.create_task(one.take("", 10, 5.0))]
+    await asyncio.sleep(0)
+    one.release(ENGINE)
+    assert await behind == ENGINE
+    one.update(service(ENGINE, LEGAL))
+    assert (await waiter, one.waiting) == (LEGAL, 0)
+
+
+async def test_who_waits_for_a_slot_of_an_adapters_engine_is_not_overtaken_for_ever() -> None:
+    one = admission(service(LEGAL))
+    assert one.try_take("") == LEGAL
+    first = asyncio.create_task(one.take("", 10, 5.0, "legal"))
+    await asyncio.sleep(0)
+    one.release(LEGAL)
+    assert (await first, one.try_take("")) == (LEGAL, None)
+
+
+async def test_an_adapter_that_only_a_canary_has_is_the_canarys_whatever_its_share() -> None:
+    tried = replace(LEGAL, canary=True, slots=4)
+    one = admission(replace(service(ENGINE, tried), canary=Canary("step", 1)))
+    assert [one.try_take("", "legal") for _ in range(3)] == [tried] * 3
