@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_operator.gateway.asking import PREFIX_CHARACTERS, read_ask
+from slm_operator.gateway.content import FORBIDDEN, TEMPLATE_ARGUMENTS
 from slm_operator.gateway.refusal import Refusal
 
 JSON = st.recursive(
@@ -15,9 +16,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.just("model"), inner, max_size=3),
     max_leaves=12,
 )
+FIELDS = st.text().filter(lambda name: name not in {*FORBIDDEN, TEMPLATE_ARGUMENTS})
+"""Texts include words of the modules that are loaded, and so those that a body may not hold."""
 
 
-@given(rest=st.dictionaries(st.text(), JSON, max_size=4), ascii_only=st.booleans(), name=st.text(min_size=1))
+@given(rest=st.dictionaries(FIELDS, JSON, max_size=4), ascii_only=st.booleans(), name=st.text(min_size=1))
 def test_naming_the_model_differently_changes_nothing_else(
     rest: dict[str, Any],
     ascii_only: bool,  # noqa: FBT001
