@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from slm_operator.api.inferenceservice import FORBIDDEN_ARGS, PRESET_ENDINGS
+from slm_operator.api.engine_args import FORBIDDEN_ARGS, PRESET_ENDINGS
 from slm_pipelines.tools.child import run_tool
 from slm_pipelines.tools.llama_cpp import Engine
 from tests.support.engine import engine

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from slm_contract.base import Message
+from slm_operator.api.engine_args import FORBIDDEN_ARGS, PRESET_ENDINGS, VLLM_ARGS, check_argument
 from slm_operator.api.meta import (
     CelRule,
     Condition,
@@ -167,15 +168,7 @@ class InferenceServiceSpec(Scheduling):
         if self.extra_args and self.runtime not in ("auto", "llama.cpp", "vllm"):
             raise ValueError(ARGS_RULE.message)
         for argument in self.extra_args:
-            name = argument.split("=", 1)[0]
-            if name.startswith("--") and "_" in name:
-                raise ValueError(f"spec.extraArgs must not hold {argument}: write {name.replace('_', '-')}")
-            if self.runtime == "vllm" and name.startswith("-") and name not in VLLM_ARGS and not _is_number(name):
-                raise ValueError(
-                    f"spec.extraArgs must not hold {argument}: it is none of vLLM's that are known as safe"
-                )
-            if name in FORBIDDEN_ARGS or (name.startswith("-") and name.endswith(PRESET_ENDINGS)):
-                raise ValueError(f"spec.extraArgs must not hold {argument}: the operator sets it, or it is unsafe")
+            check_argument(argument, self.runtime)
         return self
 
     def _check_adapters(self) -> None:
@@ -188,56 +181,6 @@ class InferenceServiceSpec(Scheduling):
             raise ValueError(ADAPTER_NAMES_RULE.message)
         if self.adapters and any(argument.split("=", 1)[0] in CACHE_ARGS for argument in self.extra_args):
             raise ValueError(ADAPTERS_CACHE_RULE.message)
-
-
-def _is_number(word: str) -> bool:
-    return word[1:2].isdigit()
-
-
-FORBIDDEN_ARGS = frozenset(
-    {
-        # The operator's own.
-        *("-m", "--model", "--host", "--port", "--reuse-port", "--api-prefix", "-a", "--alias", "--metrics"),
-        *("-c", "--ctx-size", "-np", "--parallel", "--sleep-idle-seconds", "-t", "--threads", "-tb", "--threads-batch"),
-        # Keys are checked, and connections encrypted, in front of the engine.
-        *("--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"),
-        # These fetch from the network, or send to it.
-        *("-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"),
-        *("-hft", "--hf-token", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf", "-mmu", "--mmproj-url", "--rpc"),
-        # These open a file that is no verified blob of the store, or write one.
-        *("-mm", "--mmproj", "-md", "--model-draft", "--spec-draft-model", "--lora", "--lora-scaled"),
-        *("--control-vector", "--control-vector-scaled", "--grammar-file", "-jf", "--json-schema-file"),
-        *("--chat-template-file", "-lcs", "--lookup-cache-static", "-lcd", "--lookup-cache-dynamic"),
-        *("--ui-config-file", "--webui-config-file", "--video-ffmpeg-dir", "--log-file", "--log-prompts-dir"),
-        # These give clients files, tools, other models, or the right to change the engine.
-        *("--path", "--media-path", "--slot-save-path", "--models-dir", "--models-preset", "--models-max"),
-        *("--models-autoload", "--tools", "--tools-runtime", "-ag", "--agent", "--mcp-servers-config"),
-        *("--mcp-servers-json", "--ui-mcp-proxy", "--webui-mcp-proxy", "--props"),
-        # These print something and end.
-        *("-h", "--help", "--usage", "--version", "-cl", "--cache-list", "--completion-bash", "--list-devices"),
-    }
-)
-"""llama-server arguments a user may not pass. tests/pipelines/test_llama_cpp.py holds the list against the engine's own
-help; presets, whose names end in ``-default`` or ``-spec``, fetch models and are refused by their ending."""
-PRESET_ENDINGS = ("-default", "-spec")
-VLLM_ARGS = frozenset(
-    {
-        # Weights and cache.
-        *("--dtype", "--quantization", "--kv-cache-dtype", "--block-size", "--seed", "--max-logprobs"),
-        *("--gpu-memory-utilization", "--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--cpu-offload-gb"),
-        *("--enable-prefix-caching", "--no-enable-prefix-caching", "--disable-sliding-window"),
-        # Scheduling and kernels.
-        *("--max-num-batched-tokens", "--enable-chunked-prefill", "--no-enable-chunked-prefill"),
-        *("--async-scheduling", "--no-async-scheduling", "--scheduling-policy", "--stream-interval"),
-        *("--enforce-eager", "--no-enforce-eager", "--disable-custom-all-reduce", "--enable-expert-parallel"),
-        # Answers.
-        *("--tool-call-parser", "--enable-auto-tool-choice", "--reasoning-parser"),
-        *("--limit-mm-per-prompt", "--chat-template-content-format"),
-        *("--enable-prompt-tokens-details", "--enable-force-include-usage"),
-    }
-)
-"""vLLM's arguments that a user may pass: it has hundreds, of which many load code, open files or reach the network, and
-more with each version, so these are the ones that are allowed and not those that are not."""
 
 
 class AcceleratorStatus(Message):

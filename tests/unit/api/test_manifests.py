@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from slm_operator.api.inferenceservice import FORBIDDEN_ARGS, InferenceService
+from slm_operator.api.engine_args import FORBIDDEN_ARGS
+from slm_operator.api.inferenceservice import InferenceService
 from slm_operator.api.quantjob import QuantJob
 from slm_operator.api.registry import INFOS, KINDS, parse_resource, resolve_kind
 from slm_operator.api.sentences import PATTERNS
