@@ -15,6 +15,7 @@ from tests.support.installed import NODE_TESTS, Installed, Namespace, model, qua
 
 pytestmark = NODE_TESTS
 QUICK = {"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3, "scaleDownDelaySeconds": 0}
+WIDE = {**QUICK, "maxReplicas": 4}
 GATEWAY = "deployment/slm-operator-gateway"
 
 
@@ -40,19 +41,21 @@ def scaled(place: Namespace) -> list[str]:
     return [each["message"] for each in place.list("events") if each["reason"] == "Scaled"]
 
 
-def test_from_zero_to_an_answer_to_two_engines_and_back(installed: Installed, asleep: Namespace) -> None:
+def test_from_zero_to_an_answer_to_four_engines_and_back(installed: Installed, asleep: Namespace) -> None:
+    asleep.apply(service(parallel=1, autoscaling=WIDE))
     wait_for_zero(asleep)
     with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=1) as one:
         assert len(engines(asleep)) >= 1
     assert one.failures == []
-    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=6, tokens=64) as burst:
-        until(lambda: asleep.get("InferenceService", "s")["status"].get("readyReplicas") == 2, "no second engine")
+    with GatewayAsker(asleep, "s", installed.images["slm-pipelines"], askers=12, tokens=64) as burst:
+        until(lambda: asleep.get("InferenceService", "s")["status"].get("readyReplicas") == 4, "no four engines")
         burst.wait_for(10)
     assert burst.failures == []
     wait_for_zero(asleep)
+    asleep.apply(service(parallel=1, autoscaling=QUICK))
     told = scaled(asleep)
     assert any(each.startswith("Scaled from 0 to 1 engines, as demand asks for: woken") for each in told), told
-    assert any(each.startswith("Scaled from 1 to 2 engines") for each in told), told
+    assert any(" to 4 engines, as demand asks for" in each for each in told), told
     assert any(" to 0 engines, as demand asks for: no request for " in each for each in told), told
 
 

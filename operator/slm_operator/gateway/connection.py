@@ -153,6 +153,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._transport = None
+        self._stop_watching()
         self._keeps_alive = False
         if self._headed and not self._framed and exc is None and self._problem is None:
             self._ended = True  # Neither length nor chunks: it ends with the connection (RFC 9112, 6.3).
