@@ -8,9 +8,9 @@ from slm_contract.results import ArtifactResult
 from slm_contract.specs import AdaptSpec
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats import adapter as lora
-from slm_pipelines.formats import gguf_write
 from slm_pipelines.formats.gguf_header import read_gguf
 from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_header
+from slm_pipelines.gguf_file import write_gguf
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Blob, Store, StoredManifest, recipe_digest
 
@@ -30,15 +30,14 @@ def run(spec: AdaptSpec, reporter: Reporter) -> ArtifactResult:
     recipe = {"step": "adapt", "adapter": spec.adapter, "source": spec.model, "tool": TOOL}
     if (done := store.recall(recipe)) is not None:
         return _result(done, store.manifest(done).blobs[0], cached=True)
-    reporter.report("Converting the adapter")
-    blob = _adapt(store, spec)
+    blob = _adapt(store, spec, reporter)
     lineage = {"dev.slm.source": spec.adapter, "dev.slm.recipe": recipe_digest(recipe), "dev.slm.tool": TOOL}
     manifest = store.add_manifest(StoredManifest("gguf", (blob,), lineage))
     store.remember(recipe, manifest)
     return _result(manifest, blob, cached=False)
 
 
-def _adapt(store: Store, spec: AdaptSpec) -> Blob:
+def _adapt(store: Store, spec: AdaptSpec, reporter: Reporter) -> Blob:
     store.require_whole(store.manifest(spec.adapter).blobs)
     files = store.files(spec.adapter)
     if missing := {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - files.keys():
@@ -49,13 +48,7 @@ def _adapt(store: Store, spec: AdaptSpec) -> Blob:
     adapter = lora.check_adapter(config, read_header(weights, ADAPTER_WEIGHTS))
     base = _find_base(store.files(spec.model))
     writer, plan = lora.key_values(adapter, base), lora.plan_adapter(adapter, base)
-    store.require_space(gguf_write.total_bytes(gguf_write.metadata_bytes(writer), plan), "Converting the adapter")
-    digest = ""
-    with store.scratch() as folder:
-        target = folder / NAME
-        for _, digest in gguf_write.write_model(writer, plan, {ADAPTER_WEIGHTS: weights}, target):  # noqa: B007
-            pass
-        return store.add_file(target, NAME, expected=digest)
+    return write_gguf(store, NAME, writer, plan, {ADAPTER_WEIGHTS: weights}, reporter, "Converting the adapter")
 
 
 def _find_base(files: dict[str, Path]) -> lora.Base:

@@ -11,6 +11,7 @@ from slm_contract.specs import ConvertSpec
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats import gguf_write, safetensors, shape
 from slm_pipelines.formats.gguf_header import read_gguf
+from slm_pipelines.gguf_file import write_gguf
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Blob, Store, StoredManifest, recipe_digest
 
@@ -50,14 +51,8 @@ def _convert(store: Store, blobs: Mapping[str, Blob], reporter: Reporter) -> Blo
     checkpoint = shape.check_model(files, headers)
     writer = shape.key_values(checkpoint, files)
     plan = gguf_write.plan_tensors(checkpoint.config, checkpoint.tensors, checkpoint.source_type)
-    total = gguf_write.total_bytes(gguf_write.metadata_bytes(writer), plan)
-    store.require_space(total, "Converting the model")
-    name, digest = f"model-{checkpoint.source_type}.gguf", ""
-    with store.scratch() as folder:
-        target = folder / name
-        for done, digest in gguf_write.write_model(writer, plan, paths, target):  # noqa: B007
-            reporter.report(f"Writing {name}", done, total, "bytes")
-        return store.add_file(target, name, expected=digest)
+    name = f"model-{checkpoint.source_type}.gguf"
+    return write_gguf(store, name, writer, plan, paths, reporter, "Converting the model")
 
 
 def _weight_paths(store: Store, blobs: Mapping[str, Blob], files: Mapping[str, bytes]) -> dict[str, Path]:
