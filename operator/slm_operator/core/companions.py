@@ -12,8 +12,7 @@ from slm_operator.api.inferenceservice import CompanionStatus, InferenceService,
 from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict
-from slm_operator.core.placement import Placement
-from slm_operator.core.plan_quantjob import check_adapter, check_model, check_ready
+from slm_operator.core.model_checks import Check, check_adapter, check_model, check_ready, require_model
 from slm_operator.core.resources import step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -37,10 +36,7 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
     """Role to its SLMModel; raises Blocked until all of them are Ready, and where one is no GGUF's."""
     found = {}
     for role, name in list_companions(snapshot.service.spec).items():
-        model = snapshot.companions.get(name)
-        missing = _check(role, name, model, snapshot.placement)
-        if missing is not None or model is None:
-            raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
+        model = require_model(_check_of(role), name, snapshot.companions.get(name), snapshot.placement)
         if why_not := model.status.conversion_message:
             message = f"SLMModel {name} cannot be loaded beside another, as no GGUF can be made of it. {why_not}"
             raise Blocked(Verdict("stalled", Reason.NOT_CONVERTIBLE, message))
@@ -104,16 +100,13 @@ def _require_base(snapshot: ServiceSnapshot) -> SLMModelStatus:
     spec, job = snapshot.service.spec, snapshot.quant_job
     reference = spec.model_ref or (job.spec.model_ref if job else None)
     name = reference.name if reference else ""
-    missing = check_model(name, snapshot.model, snapshot.placement)
-    if missing is not None or snapshot.model is None:
-        raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-    return snapshot.model.status
+    return require_model(check_model, name, snapshot.model, snapshot.placement).status
 
 
-def _check(role: str, name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
+def _check_of(role: str) -> Check:
     if role == PROJECTOR:
-        return check_ready(name, model, placement)  # The step says which file is no projector.
-    return (check_adapter if role.startswith(ADAPTER) else check_model)(name, model, placement)
+        return check_ready  # The step says which file is no projector.
+    return check_adapter if role.startswith(ADAPTER) else check_model
 
 
 def _find_before(service: InferenceService, role: str) -> CompanionStatus:

@@ -17,10 +17,11 @@ from slm_operator.core.conditions import Verdict, describe_state
 from slm_operator.core.fit_demand import Demand, Draft
 from slm_operator.core.manifests.deployment import Engine, Weights
 from slm_operator.core.manifests.metadata import ANNOTATION_RETRY
+from slm_operator.core.model_checks import check_model, require_model
 from slm_operator.core.placement import LLAMA_CPP
 from slm_operator.core.placing import find_variants
 from slm_operator.core.plan import Manifest
-from slm_operator.core.plan_quantjob import BASELINE_LABEL, check_model
+from slm_operator.core.plan_quantjob import BASELINE_LABEL
 from slm_operator.core.pods import find_unschedulable, is_ready
 from slm_operator.core.quantity import plan_threads
 from slm_operator.core.resources import cpu_limit, step_memory
@@ -162,14 +163,12 @@ def find_variant(snapshot: ServiceSnapshot) -> VariantStatus:
 
 
 def _find_source(snapshot: ServiceSnapshot) -> _Source:
-    spec, model = snapshot.service.spec, snapshot.model
+    spec = snapshot.service.spec
     if spec.model_ref is None:
         variant = find_variant(snapshot)
         return _Source(("gguf",), variant.blob, variant.size_bytes, find_companions(snapshot), variant.type)
-    missing = check_model(spec.model_ref.name, model, snapshot.placement)
-    if missing is not None or model is None:
-        raise Blocked(missing or Verdict("progressing", Reason.MODEL_NOT_FOUND, ""))
-    status, beside = model.status, find_companions(snapshot)
+    status = require_model(check_model, spec.model_ref.name, snapshot.model, snapshot.placement).status
+    beside = find_companions(snapshot)
     return _Source(
         (status.format,), status.digest, status.size_bytes, beside, not_convertible=status.conversion_message
     )
