@@ -1,13 +1,17 @@
 """A service of a tiny model behind the local gateway, and answers that take a while."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import openai
 
 from slm_operator.local.gateway_keeper import gateway_url
-from tests.support.backend import Backend
+from tests.support.backend import Backend, local_backend
+from tests.support.models import write_model
 
 LONG_TOKENS = 800
 QUESTION: list[Any] = [{"role": "user", "content": "Count."}]
@@ -21,6 +25,16 @@ def apply(backend: Backend, **spec: Any) -> None:
     spec = {"modelRef": {"name": "tiny"}, "contextSize": 2048, **spec}
     service = {"kind": "InferenceService", "metadata": {"name": "tiny-service"}, "spec": spec}
     backend.apply(common | model, common | service)
+
+
+@contextmanager
+def tiny_service(folder: Path, namespace: str = "default", **spec: Any) -> Iterator[Backend]:
+    """A backend with its gateway, and a service of a tiny model with this spec, once it is Ready."""
+    write_model(folder / "model")
+    with local_backend(folder, gateway=True, namespace=namespace) as backend:
+        apply(backend, **spec)
+        backend.wait_ready("slmsvc", "tiny-service")
+        yield backend
 
 
 def url(backend: Backend) -> str:

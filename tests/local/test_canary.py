@@ -9,9 +9,8 @@ from typing import Any, Self
 import openai
 import pytest
 
-from tests.local.gateway_support import QUESTION, apply, engines, openai_client
-from tests.support.backend import Backend, local_backend, until
-from tests.support.models import write_model
+from tests.local.gateway_support import QUESTION, apply, engines, openai_client, tiny_service
+from tests.support.backend import Backend, until
 
 ASKERS = 3
 CANARY = {"steps": [20, 50], "stepSeconds": 1, "minRequests": 5, "maxLatencyIncrease": 20}
@@ -21,11 +20,8 @@ CANARY = {"steps": [20, 50], "stepSeconds": 1, "minRequests": 5, "maxLatencyIncr
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """A service that answers."""
-    folder = tmp_path_factory.mktemp("canary")
-    write_model(folder / "model")
-    with local_backend(folder, gateway=True, namespace="canary") as backend:
-        change(backend)
-        backend.wait_ready("slmsvc", "tiny-service")
+    rollout = {"canary": CANARY}
+    with tiny_service(tmp_path_factory.mktemp("canary"), "canary", parallel=2, rollout=rollout) as backend:
         yield backend
 
 

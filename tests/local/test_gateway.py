@@ -18,9 +18,8 @@ import pytest
 from slm_operator.local.gateway_keeper import GATEWAY_COMMAND
 from slm_operator.local.lifecycle import EXIT_RUNNING
 from tests.local.cli_support import is_gone
-from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, url
-from tests.support.backend import Backend, local_backend, until
-from tests.support.models import write_model
+from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, tiny_service, url
+from tests.support.backend import Backend, until
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """A picture of one pixel, as base64."""
@@ -29,11 +28,7 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAW
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """A model and a service of it that answers."""
-    folder = tmp_path_factory.mktemp("gateway")
-    write_model(folder / "model")
-    with local_backend(folder, gateway=True) as backend:
-        apply(backend)
-        backend.wait_ready("slmsvc", "tiny-service")
+    with tiny_service(tmp_path_factory.mktemp("gateway")) as backend:
         yield backend
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client
-from tests.support.backend import Backend, local_backend, until
-from tests.support.models import write_model
+from tests.local.gateway_support import QUESTION, LongAnswer, apply, engines, openai_client, tiny_service
+from tests.support.backend import Backend, until
 
 ASKERS = 6
 QUICK = {"maxReplicas": 2, "zeroAfterSeconds": 1, "scaleDownDelaySeconds": 0}
@@ -20,10 +19,7 @@ QUICK = {"maxReplicas": 2, "zeroAfterSeconds": 1, "scaleDownDelaySeconds": 0}
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    folder = tmp_path_factory.mktemp("scaling")
-    write_model(folder / "model")
-    with local_backend(folder, gateway=True, namespace="scaling") as backend:
-        apply(backend, parallel=1, autoscaling=QUICK)
+    with tiny_service(tmp_path_factory.mktemp("scaling"), "scaling", parallel=1, autoscaling=QUICK) as backend:
         yield backend
 
 

@@ -13,9 +13,8 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.local.gateway_support import apply, engines, url
-from tests.support.backend import Backend, local_backend, until
-from tests.support.models import write_model
+from tests.local.gateway_support import apply, engines, tiny_service, url
+from tests.support.backend import Backend, until
 
 SCALING = {"minReplicas": 0, "maxReplicas": 4, "zeroAfterSeconds": 3, "scaleDownDelaySeconds": 0}
 WAIT_SECONDS = 180
@@ -23,11 +22,7 @@ WAIT_SECONDS = 180
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    folder = tmp_path_factory.mktemp("streams")
-    write_model(folder / "model")
-    with local_backend(folder, gateway=True, namespace="streams") as backend:
-        apply(backend, parallel=1, autoscaling=SCALING)
-        backend.wait_ready("slmsvc", "tiny-service")
+    with tiny_service(tmp_path_factory.mktemp("streams"), "streams", parallel=1, autoscaling=SCALING) as backend:
         yield backend
 
 

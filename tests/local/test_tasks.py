@@ -8,9 +8,8 @@ import ollama
 import openai
 import pytest
 
-from tests.local.gateway_support import QUESTION, apply, engines, openai_client, url
-from tests.support.backend import Backend, local_backend, until
-from tests.support.models import write_model
+from tests.local.gateway_support import QUESTION, apply, engines, openai_client, tiny_service, url
+from tests.support.backend import Backend, until
 from tests.support.ranking import write_reranker
 
 TEXTS = ["a cat", "a dog", "a cat"]
@@ -20,11 +19,7 @@ LONG = "word " * 300
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    folder = tmp_path_factory.mktemp("tasks")
-    write_model(folder / "model")
-    with local_backend(folder, gateway=True) as backend:
-        apply(backend, task="embed", extraArgs=["--pooling", "last"])
-        backend.wait_ready("slmsvc", "tiny-service")
+    with tiny_service(tmp_path_factory.mktemp("tasks"), task="embed", extraArgs=["--pooling", "last"]) as backend:
         yield backend
 
 

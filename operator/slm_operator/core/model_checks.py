@@ -40,11 +40,8 @@ def check_model(name: str, model: SLMModel | None, placement: Placement) -> Verd
 
 def check_adapter(name: str, model: SLMModel | None, placement: Placement) -> Verdict | None:
     """Why a referenced SLMModel cannot be served as an adapter, or None."""
-    if (
-        (missing := check_ready(name, model, placement)) is not None
-        or model is None
-        or model.status.format == ADAPTER_FORMAT
-    ):
+    missing = check_ready(name, model, placement)
+    if missing is not None or model is None or model.status.format == ADAPTER_FORMAT:
         return missing
     message = f"SLMModel {name} is a model and no LoRA adapter: spec.adapters names those whose status.format is lora."
     return Verdict("stalled", Reason.FORMAT_MISMATCH, message)
