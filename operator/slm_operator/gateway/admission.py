@@ -87,7 +87,8 @@ class Admission:
 
         One that picks an adapter goes to an engine that has loaded it.
         """
-        first = any(not self._lacks(each.adapter) for each in self._waiting)
+        # Whoever waits for another adapter could not take what this one may: it would have.
+        first = any(each.adapter in ("", adapter) for each in self._waiting)
         endpoint = None if first else self._pick(prefix, adapter, again=again)
         self.begun += endpoint is not None and not again
         return endpoint
@@ -157,10 +158,6 @@ class Admission:
             timer.cancel()
         self._cooling.clear()
 
-    def _lacks(self, adapter: str) -> bool:
-        """Whether no engine has an adapter yet: who waits for it then is in nobody's way."""
-        return bool(adapter) and not any(adapter in each.adapters for each in self._endpoints.values())
-
     def _pick(self, prefix: str, adapter: str, *, again: bool) -> Endpoint | None:
         if self.service is None:
             return None
@@ -180,20 +177,20 @@ class Admission:
         return self._endpoints[name]
 
     def _let_in(self) -> None:
-        at = 0
+        at, full = 0, set[str]()
         while at < len(self._waiting):
             waiter = self._waiting[at]
             if waiter.turn.cancelled():
                 self._leave(waiter)
-                continue
-            endpoint = self._pick(waiter.prefix, waiter.adapter, again=waiter.again)
-            if endpoint is not None:
+            elif waiter.adapter in full:
+                at += 1
+            elif endpoint := self._pick(waiter.prefix, waiter.adapter, again=waiter.again):
                 del self._waiting[at]
                 self._settle(waiter, endpoint)
-            elif self._lacks(waiter.adapter):
-                at += 1
+            elif waiter.adapter:
+                full.add(waiter.adapter)  # In the way of none but those that need the same engines.
             else:
-                return
+                return  # Any engine would do, and none has room.
 
     def _settle(self, waiter: _Waiter, outcome: Endpoint | Exception) -> None:
         self._waiting_bytes -= waiter.size

@@ -31,7 +31,7 @@ class StepTally:
         if self.answers is None or canary is None or canary.step != self.answers.step:
             return
         failed = set(record.failed)
-        if record.verdict in FAULTS:
+        if record.verdict in FAULTS and record.endpoint:  # What reached no engine says nothing of any.
             failed.add(record.canary)
         stable, tried = (_tally(record, failed, canary=each) for each in (False, True))
         self.answers += Answers(canary.step, stable, tried)

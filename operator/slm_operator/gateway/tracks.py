@@ -51,10 +51,13 @@ class Tracks:
         """The engine for a prompt, as ``Ring.choose``.
 
         A request that finds no room at the canary, or that an engine has failed already (``again``), is the others';
-        where there are no others, or none of those that are ``able`` to answer it, all are the canary's.
+        where there are no others, or none of those that are ``able`` to answer it, all are the canary's. While
+        there are others, a canary that is to get nothing gets none of these, either.
         """
-        if not self._canaries or self._alone or (able is not None and able <= self._canaries):
+        if not self._canaries or self._alone:
             return self._ring.choose(prefix, loads)
+        if able is not None and able <= self._canaries:
+            return self._ring.choose(prefix, loads) if percent else None
         name = None
         if not again and self._split.wants(prefix, percent):
             tried = {each: load for each, load in loads.items() if each in self._canaries}

@@ -138,6 +138,33 @@ async def test_who_waits_for_a_slot_of_an_adapters_engine_is_not_overtaken_for_e
     assert (await first, one.try_take("")) == (LEGAL, None)
 
 
+async def test_who_waits_for_a_full_engine_with_an_adapter_holds_up_nobody_who_can_go_elsewhere() -> None:
+    spare = replace(ENGINE, id="e2", slots=2, adapters=("french",))
+    one = admission(service(spare, LEGAL))
+    assert one.try_take("", "legal") == LEGAL
+    waiting = [asyncio.create_task(one.take("", 10, 5.0, "legal")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert (one.try_take("", "french"), one.waiting) == (spare, 2)
+    assert one.try_take("", "legal") is None, "those before it wait for the same"
+    assert one.try_take("") == spare
+    behind = asyncio.create_task(one.take("", 10, 5.0))
+    await asyncio.sleep(0)
+    one.release(spare)
+    assert (await behind, one.waiting) == (spare, 2)
+    one.release(LEGAL)
+    assert await waiting[0] == LEGAL
+    one.release(LEGAL)
+    assert (await waiting[1], one.waiting) == (LEGAL, 0)
+
+
+async def test_a_canary_that_is_to_get_nothing_gets_nothing_for_an_adapter_that_it_alone_has() -> None:
+    tried = replace(LEGAL, canary=True)
+    one = admission(service(ENGINE, tried))
+    assert one.try_take("", "legal") is None
+    one.update(service(tried))
+    assert one.try_take("", "legal") == tried, "there is no other engine"
+
+
 async def test_an_adapter_that_only_a_canary_has_is_the_canarys_whatever_its_share() -> None:
     tried = replace(LEGAL, canary=True, slots=4)
     one = admission(replace(service(ENGINE, tried), canary=Canary("step", 1)))

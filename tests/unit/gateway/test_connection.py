@@ -67,6 +67,19 @@ async def test_a_connection_that_was_given_up_is_forgotten_at_once() -> None:
     assert kept() is None
 
 
+async def test_a_connection_that_its_engine_closed_after_an_answer_is_forgotten_at_once() -> None:
+    connection, wire = connect()
+    connection.send(b"", b"", 600.0, 3600.0)
+    connection.data_received(OK % 1 + b"y")
+    assert await connection.read_all(10) == b"y"
+    assert connection.finish()
+    connection.connection_lost(None)
+    kept = weakref.ref(connection)
+    del connection, wire
+    gc.collect()
+    assert kept() is None
+
+
 async def test_a_large_answer_is_put_together_once() -> None:
     connection, _ = connect()
     count, piece = 4000, b"x" * 16_384

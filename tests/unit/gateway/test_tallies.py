@@ -16,7 +16,7 @@ GOOD, BAD, NONE = Tally(1), Tally(1, 1), Tally()
 def record(step: Canary | None = STEP, **fields: Any) -> Record:
     """A stream of eleven tokens: the first after a second in an engine, each further one after 0.1 s."""
     times = {"admitted": 3.0, "first_byte": 4.0, "ended": 5.0}
-    given = {"verdict": "ok", "stream": True, "completion_tokens": 11, **times, **fields}
+    given = {"endpoint": "e0", "verdict": "ok", "stream": True, "completion_tokens": 11, **times, **fields}
     return Record("id", "/v1/chat/completions", 0.0, service=Service("default", "qwen", canary=step), **given)
 
 
@@ -43,6 +43,8 @@ def only(stable: Tally, canary: Tally) -> Answers:
         ({"verdict": "cancelled"}, only(NONE, NONE)),
         ({"verdict": "refused_by_engine", "canary": True}, only(NONE, BAD)),
         ({"verdict": "unsupported_media", "canary": True}, only(NONE, BAD)),
+        ({"verdict": "wrong_task", "canary": True}, only(NONE, BAD)),
+        ({"verdict": "wrong_task", "endpoint": "", "first_byte": 0.0}, only(NONE, NONE)),
         ({"verdict": "queue_full", "first_byte": 0.0}, only(NONE, NONE)),
         ({"verdict": "engine_failed", "canary": True}, only(NONE, BAD)),
         ({"verdict": "engine_timeout"}, only(BAD, NONE)),
