@@ -47,6 +47,7 @@ def select_files(listing: Listing, source: Source, read: Reader) -> tuple[ModelF
     elif tensors:
         wanted = [file for file in chosen if allow or is_wanted(file.name)]
         taken = _with_indexed_weights(wanted, listing.files, read)
+        _refuse_more_than_an_adapter(taken)
     elif len(ggufs) == 1:
         taken = tuple(ggufs)
     else:
@@ -135,6 +136,15 @@ def _adapter_files(chosen: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
         )
         raise BadInput(Reason.FILE_NOT_FOUND, message)
     return taken
+
+
+def _refuse_more_than_an_adapter(taken: Sequence[ModelFile]) -> None:
+    """An adapter among weights that are no model's: of the two, only it can be served."""
+    names = [file.name for file in taken if file.name.endswith(".safetensors")]
+    if ADAPTER_WEIGHTS in names:
+        others = ", ".join(name for name in names if name != ADAPTER_WEIGHTS)
+        message = f"The choice of files takes {others} beside {ADAPTER_WEIGHTS}: leave either out with ignorePatterns."
+        raise BadInput(Reason.INVALID_SPEC, message)
 
 
 def _several(ggufs: Sequence[ModelFile]) -> BadInput:

@@ -60,6 +60,12 @@ def test_one_of_two_tokenizers_can_be_ignored() -> None:
     assert select(*taken, "tokenizer.json", ignore_patterns=["tokenizer.json"]) == taken
 
 
+def test_an_adapter_is_taken_without_what_else_its_training_left_and_a_model_without_its_adapter() -> None:
+    adapter = ["adapter_config.json", "adapter_model.safetensors"]
+    assert select(*adapter, "v_head.safetensors", *SMALL, ignore_patterns=["v_head*"]) == adapter
+    assert select(*adapter, *SMALL, "model.safetensors") == [*SMALL, "model.safetensors"]
+
+
 def test_one_gguf_in_a_folder_can_be_named() -> None:
     assert select("a/q8.gguf", "a/q4.gguf", allow_patterns=["*q8.gguf"]) == ["a/q8.gguf"]
 
@@ -86,6 +92,10 @@ REFUSALS: dict[str, tuple[list[str], dict[str, list[str]], Reason, str]] = {
     "weights that patterns leave out": (
         [*SMALL, "model.safetensors"], {"allow_patterns": ["*.md"]}, Reason.FILE_NOT_FOUND,
         "allowPatterns and ignorePatterns leave no weights",
+    ),
+    "an adapter beside what else its training left": (
+        ["adapter_config.json", "adapter_model.safetensors", "v_head.safetensors", *SMALL], {}, Reason.INVALID_SPEC,
+        "takes v_head.safetensors beside adapter_model.safetensors: leave either out with ignorePatterns.",
     ),
     "pickles of any spelling": (
         [*SMALL, "a.safetensors", "x/a.PKL"], {"allow_patterns": ["*"]}, Reason.UNSAFE_FORMAT,
