@@ -1,10 +1,11 @@
-"""A gateway as a process: its event loop, its signals, and the end of its work."""
+"""A gateway as a process: its event loop, its signals, what works beside its answers, and the end of its work."""
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import uvloop
@@ -13,6 +14,9 @@ from slm_operator.gateway.listening import Listener
 
 OBJECTS_BEFORE_COLLECTION = 50_000
 """Python looks for cycles after so many more objects than went: each look stops every stream for milliseconds."""
+RESTART_SECONDS = 2.0
+"""Before a part that failed begins anew."""
+LOG = logging.getLogger(__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -37,6 +41,33 @@ class Stop:
     async def wait(self) -> None:
         """Return once one has come."""
         await self._told.wait()
+
+
+class Parts:
+    """What works beside the answers, and begins anew when it fails: a fault there must not cut off answers."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failures = 0
+
+    def keep(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it from now on."""
+        self._tasks.append(self._group.create_task(self._keep(run)))
+
+    def end(self) -> None:
+        """Run none any longer."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _keep(self, run: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:
+                LOG.exception("a part of the gateway failed, and begins anew")
+                self.failures += 1
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 async def serve_until_told(

@@ -5,7 +5,7 @@ import logging
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from slm_operator.adapters.kube import KubeCluster
 from slm_operator.adapters.kube_audit import Audit
@@ -21,7 +21,7 @@ from slm_operator.gateway.following import Follower
 from slm_operator.gateway.listening import Listener, any_addresses, listen_for_metrics
 from slm_operator.gateway.metrics import GatewayMetrics
 from slm_operator.gateway.reporting import Reporter
-from slm_operator.gateway.serving import Stop, run, serve_until_told
+from slm_operator.gateway.serving import Parts, Stop, run, serve_until_told
 from slm_operator.handlers.gateway_keys import KeyReader
 from slm_operator.handlers.program import EXIT_MALFORMED, begin
 from slm_operator.handlers.reviewing import Reviewer
@@ -38,9 +38,6 @@ examples:
 exit codes: 0 told to stop, 1 no API server, a port that is taken or a fault, 2 a malformed setting"""
 RELOAD_SECONDS = 60.0
 """Between looks at the certificate's files: whoever renews them need not restart the gateway."""
-
-RESTART_SECONDS = 2.0
-"""Before a part that failed begins anew."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ async def serve(settings: GatewaySettings) -> None:
 
 async def _answer(
     settings: GatewaySettings, directory: Directory, access: Access, tls: ssl.SSLContext | None, stop: Stop,
-    parts: "Parts", audit: Audit,
+    parts: Parts, audit: Audit,
 ) -> None:  # fmt: skip
     lines, reporter = AuditOutput(time.time), Reporter()
     audited = settings.gateway_audit == "stdout"
@@ -91,33 +88,6 @@ async def _answer(
     log.info("the gateway listens", extra={"port": listener.port, "tls": tls is not None})
     await serve_until_told(listener, settings.gateway_drain_seconds, stop)
     measured.close()
-
-
-class Parts:
-    """What works beside the answers, and begins anew when it fails: a fault there must not cut off answers."""
-
-    def __init__(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
-        self._tasks: list[asyncio.Task[None]] = []
-        self.failures = 0
-
-    def keep(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run it from now on."""
-        self._tasks.append(self._group.create_task(self._keep(run)))
-
-    def end(self) -> None:
-        """Run none any longer."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _keep(self, run: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await run()
-            except Exception:
-                log.exception("a part of the gateway failed, and begins anew")
-                self.failures += 1
-            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _load_tls(settings: GatewaySettings) -> ssl.SSLContext | None:

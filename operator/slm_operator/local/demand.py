@@ -71,12 +71,17 @@ async def _report_to(port: int, token: str, reporter: Reporter, admissions: Admi
     """Report to one daemon; raises OSError once it has ended."""
     _, writer = await asyncio.open_connection(LOCAL_ADDRESS, port)
 
+    def write(line: bytes) -> None:
+        if writer.is_closing():
+            raise ConnectionResetError("the daemon has ended")  # uvloop would raise a RuntimeError.
+        writer.write(line)
+
     async def send(report: Report) -> None:
-        writer.write(dump_report(report))
+        write(dump_report(report))
         await writer.drain()
 
     try:
-        writer.write(json.dumps({"gateway": f"gateway-{os.getpid()}", "token": token}).encode() + b"\n")
+        write(json.dumps({"gateway": f"gateway-{os.getpid()}", "token": token}).encode() + b"\n")
         await reporter.run(admissions, send)
     finally:
         writer.close()

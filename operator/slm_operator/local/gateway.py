@@ -24,7 +24,7 @@ from slm_operator.gateway.directory import MemoryDirectory
 from slm_operator.gateway.following import Follower
 from slm_operator.gateway.listening import Listener
 from slm_operator.gateway.reporting import Reporter
-from slm_operator.gateway.serving import Stop, run, serve_until_told
+from slm_operator.gateway.serving import Parts, Stop, run, serve_until_told
 from slm_operator.local import locks
 from slm_operator.local.daemon import configure_logging
 from slm_operator.local.demand import report_forever
@@ -63,11 +63,11 @@ async def serve(
         announce(listener.port)
         log.info("the gateway listens on port %d", listener.port)
         async with asyncio.TaskGroup() as group:
-            work = [follower.run(), report_forever(paths, reporter, gateway.admissions)]
-            tasks = [group.create_task(each) for each in work]
+            parts = Parts(group)
+            parts.keep(follower.run)
+            parts.keep(lambda: report_forever(paths, reporter, gateway.admissions))
             await serve_until_told(listener, gateway.limits.drain_seconds, Stop(), release)
-            for task in tasks:
-                task.cancel()
+            parts.end()
 
 
 async def _listen(listener: Listener, port: int) -> None:
