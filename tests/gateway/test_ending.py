@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
@@ -78,4 +79,14 @@ async def test_who_connected_in_the_last_moment_gets_an_answer_and_who_says_noth
             await closing
         writer.close()
         silent.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_who_waits_to_be_accepted_when_it_ends_gets_an_answer() -> None:
+    async with open_gateway(StubEngine()) as door:
+        with socket.create_connection((HOST, door.port)) as client:  # The event loop has not heard of it yet.
+            client.sendall(kept(sized(BODY)))
+            async with asyncio.timeout(15):
+                await door.listener.close(60.0)
+            answer = client.recv(2**16)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")

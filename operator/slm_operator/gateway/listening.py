@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -147,6 +149,8 @@ class Listener:
         self._gateway = gateway
         self._server = _Server(gateway)
         self._sockets: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._last: list[asyncio.Task[Any]] = []
         self.port = 0
 
     @property
@@ -157,18 +161,33 @@ class Listener:
     async def listen(self, host: str | Sequence[str], port: int, tls: ssl.SSLContext | None = None) -> None:
         """Bind; 0 takes a free port, which ``port`` then tells. Raises OSError when it is taken."""
         loop = asyncio.get_running_loop()
+        self._tls = tls
         self._sockets = await loop.create_server(self._server, host, port, backlog=BACKLOG, ssl=tls)
         self.port = self._sockets.sockets[0].getsockname()[1]
 
     def stop_listening(self) -> None:
-        """Accept nobody; the port is free."""
+        """Accept nobody but who has connected by now; the port is free."""
         self._gateway.end()
         if self._sockets is not None:
+            for each in self._sockets.sockets:
+                self._accept_waiting(each.fileno())
             self._sockets.close()
+
+    def _accept_waiting(self, listening: int) -> None:
+        """Accept those whom the kernel has let in: it would reset their connections when it closes the socket."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=os.dup(listening)) as queue, contextlib.suppress(OSError):
+            queue.settimeout(0)
+            while True:  # Until nobody waits: that is an OSError.
+                client, _ = queue.accept()
+                accepting = loop.connect_accepted_socket(self._server, client, ssl=self._tls)
+                self._last.append(loop.create_task(accepting))
 
     async def close(self, seconds: float) -> None:
         """Accept nobody, close what is idle, and give answers under way so long to end."""
         self.stop_listening()
+        if self._last:
+            await asyncio.wait(self._last, timeout=FRESH_SECONDS)
         await self._server.drain(seconds)
         await self._gateway.close()
 
