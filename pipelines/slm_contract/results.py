@@ -127,6 +127,8 @@ class SnapshotResult(Message):
     """Size of the weights among them, bytes."""
     file_count: int
     """Number of files."""
+    rank: int = 0
+    """Rank of a LoRA adapter; 0 for a model."""
 
 
 class VocabularyResult(Message):

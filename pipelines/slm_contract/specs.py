@@ -131,6 +131,8 @@ class SnapshotSpec(Message):
     """Which step this is."""
     model: Digest
     """Digest of the model's manifest in the store."""
+    adapts: Digest = ""
+    """Where the files are those of a LoRA adapter: digest of the manifest of the model that it changes."""
     store: str
     """Folder of the store."""
 

@@ -39,6 +39,16 @@ async def test_the_engine_is_always_told_which_adapter_to_apply(model: str, aske
     assert first.seen[0].document == {**chat("qwen"), "lora": [asked]}
 
 
+@pytest.mark.parametrize(
+    ("model", "asked"), [("qwen:legal", "qwen:legal"), ("tiny:french", "qwen:french"), ("tiny", "qwen")]
+)
+async def test_an_engine_whose_requests_name_adapters_gets_the_name_and_no_number(model: str, asked: str) -> None:
+    first = engine(by_name=True)
+    async with open_gateway(first, adapters=HELD, aliases=("tiny",), served_name="qwen") as door:
+        assert await status(door, f"default/{model}") == 200
+    assert first.seen[0].document == chat(asked)
+
+
 async def test_an_engine_without_adapters_gets_the_bytes_as_they_were_sent() -> None:
     first = StubEngine()
     async with open_gateway(first) as door:

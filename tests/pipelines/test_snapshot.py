@@ -8,10 +8,12 @@ import pytest
 
 from slm_contract import exitcodes
 from slm_contract.reasons import Reason
-from slm_contract.results import SnapshotResult
+from slm_contract.results import Outcome, SnapshotResult
 from slm_contract.specs import CollectSpec, SnapshotSpec
 from slm_pipelines.__main__ import run_step
 from slm_pipelines.store import Blob, Store, StoredManifest
+from tests.support.adapters import load_file, save_file, write_adapter
+from tests.support.models import write_model
 
 FILES = {
     "config.json": b"{}",
@@ -127,3 +129,58 @@ def test_garbage_collection_takes_the_folder_with_its_model_and_leaves_those_in_
 def test_an_older_store_gets_the_folder_when_it_is_opened(store: Store) -> None:
     shutil.rmtree(store.folder / "snapshots")
     assert Store(store.folder).snapshot_folders() == []
+
+
+def adapter_outcome(store: Store, folder: Path, base: Path) -> tuple[int, Outcome]:
+    """What comes of the folder's adapter for the model in ``base``."""
+
+    def keep_folder(files: Path) -> str:
+        return keep(store, {path.name: path.read_bytes() for path in files.iterdir()})
+
+    spec = SnapshotSpec(model=keep_folder(folder), adapts=keep_folder(base), store=str(store.folder))
+    return run_step("snapshot", spec)
+
+
+def test_an_adapters_folder_tells_its_rank(store: Store, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "model", dtype="f32")
+    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", base, rank=12), base)
+    assert (code, outcome.error) == (exitcodes.OK, None)
+    assert isinstance(outcome.result, SnapshotResult)
+    assert (outcome.result.rank, outcome.result.file_count) == (12, 2)
+    assert len(store.snapshot_folders()) == 1
+
+
+def test_an_adapter_of_another_model_gets_no_folder(store: Store, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "model", dtype="f32")
+    wider = write_model(tmp_path / "wider", hidden=512, dtype="f32")
+    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", wider), base)
+    assert code == exitcodes.BAD_INPUT
+    assert outcome.error is not None
+    assert outcome.error.reason is Reason.ADAPTER_MISMATCH
+    assert "name the model that the adapter was trained on." in outcome.error.message
+    assert store.snapshot_folders() == []
+
+
+def test_an_adapter_of_a_rank_that_vllm_does_not_take_is_refused(store: Store, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "model", dtype="f32")
+    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", base, rank=513), base)
+    assert code == exitcodes.BAD_INPUT
+    assert outcome.error is not None
+    assert outcome.error.message.startswith("The adapter's rank is 513, and vLLM serves up to 512")
+
+
+def test_of_quantized_weights_the_names_are_looked_at(store: Store, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "model", dtype="f32")
+    adapter = write_adapter(tmp_path / "lora", base)
+    packed = {
+        name.replace("_proj.weight", "_proj.qweight"): each
+        for name, each in load_file(base / "model.safetensors").items()
+    }
+    save_file(packed, base / "model.safetensors")
+    assert adapter_outcome(store, adapter, base)[0] == exitcodes.OK
+    (gone, *_) = [name for name in packed if name.endswith("q_proj.qweight")]
+    save_file({name: each for name, each in packed.items() if name != gone}, base / "model.safetensors")
+    code, outcome = adapter_outcome(store, adapter, base)
+    assert code == exitcodes.BAD_INPUT
+    assert outcome.error is not None
+    assert "which the model does not have" in outcome.error.message

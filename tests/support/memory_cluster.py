@@ -265,7 +265,8 @@ def with_adapters(made: Operated, answer: Callable[[str], Outcome | None]) -> Ca
         if outcome is None or outcome.result is None or not _is_for_adapter(made, label):
             return outcome
         lora = {"format": "lora", "architecture": "LORA", "shape": None, "context_length": 0}
-        changes = lora if label == "resolve" else {"manifest": LORA}
+        stored = {"manifest": LORA, **({"rank": 4} if label == "snapshot" else {})}
+        changes = lora if label == "resolve" else stored
         return outcome.model_copy(update={"result": outcome.result.model_copy(update={**changes, "size_bytes": 300})})
 
     return answer_of
@@ -276,5 +277,8 @@ def _is_for_adapter(made: Operated, label: str) -> bool:
     specs = [item["spec"] for key, item in made.cluster.objects.items() if key.kind == "InferenceService"]
     adapters = {each["modelRef"]["name"] for spec in specs for each in spec.get("adapters") or ()}
     assert made.job is not None
-    (owner,) = made.cluster.objects[made.job]["metadata"]["ownerReferences"]
+    job = made.cluster.objects[made.job]
+    if label == "snapshot":
+        return '"adapts":"' in str(job["spec"])
+    (owner,) = job["metadata"]["ownerReferences"]
     return label in ("resolve", "acquire") and owner["name"] in adapters

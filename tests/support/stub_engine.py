@@ -55,6 +55,7 @@ class StubEngine:
     most_working: int = 0
     slots: int = 4
     adapters: tuple[str, ...] = ()
+    by_name: bool = False
     host: str = HOST
     port: int = 0
     _runner: web.ServerRunner | None = None
@@ -71,7 +72,7 @@ class StubEngine:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, self.host, self.port, slots=self.slots, adapters=self.adapters)
+        return Endpoint(self.name, self.host, self.port, slots=self.slots, adapters=self.adapters, by_name=self.by_name)
 
     @property
     def connections(self) -> int:

@@ -133,7 +133,7 @@ class InferenceServiceSpec(Scheduling):
     """SLMModel of the GGUF file (mmproj) with which llama.cpp reads the images or the sound that requests bring.
     Default: none, and the model reads text alone."""
     adapters: list[Adapter] = Field(default_factory=list, max_length=16)
-    """LoRA adapters that llama.cpp serves beside the model; each request picks one, or none. Default: none."""
+    """LoRA adapters that are served beside the model; each request picks one, or none. Default: none."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of engines. 0 stops the service; any other is not looked at with autoscaling. Default: 1."""
     autoscaling: Autoscaling | None = None
@@ -173,7 +173,7 @@ class InferenceServiceSpec(Scheduling):
 
     def _check_adapters(self) -> None:
         names = [each.name for each in self.adapters]
-        if self.adapters and self.runtime not in ("auto", "llama.cpp"):
+        if self.adapters and self.runtime not in ("auto", "llama.cpp", "vllm"):
             raise ValueError(ADAPTERS_RULE.message)
         if self.adapters and self.task != "generate":
             raise ValueError(ADAPTERS_TASK_RULE.message)
@@ -235,9 +235,11 @@ class CompanionStatus(Message):
     role: str
     """What it is for: draft, projector, or adapter/NAME."""
     digest: str = ""
-    """Digest of the GGUF file that is loaded."""
+    """Digest of the GGUF file that is loaded, or of the manifest of an adapter whose files are loaded as they came."""
     size_bytes: int = 0
     """Its size, bytes."""
+    rank: int = 0
+    """Rank of an adapter whose files are loaded as they came; else 0."""
     work_digest: str = ""
     """Identity of the steps that made and checked the file: they are not done again while that is equal."""
     store_uid: str = ""
@@ -314,8 +316,8 @@ COMPANION_TASK_RULE = CelRule(
 CACHE_ARGS = ("-cram", "--cache-ram")
 """Of llama.cpp: how many prompts it remembers outside of its slots, whichever adapter they were computed with."""
 ADAPTERS_RULE = CelRule(
-    rule="self.adapters.size() == 0 || self.runtime in ['auto', 'llama.cpp']",
-    message="spec.adapters are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+    rule="self.adapters.size() == 0 || self.runtime in ['auto', 'llama.cpp', 'vllm']",
+    message="spec.adapters are for llama.cpp and vllm: set spec.runtime to one of them, or to auto",
 )
 ADAPTERS_TASK_RULE = CelRule(
     rule="self.adapters.size() == 0 || self.task == 'generate'",

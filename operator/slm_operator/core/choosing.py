@@ -294,5 +294,5 @@ def _name_gpus(asked: str, published: Published) -> Accelerator:
 
 def _name_companions(spec: InferenceServiceSpec) -> list[str]:
     """Fields that are given and that llama.cpp alone serves with."""
-    given = {"speculative": spec.speculative, "projectorRef": spec.projector_ref, "adapters": spec.adapters}
+    given = {"speculative": spec.speculative, "projectorRef": spec.projector_ref}
     return [f"spec.{name}" for name, value in given.items() if value]

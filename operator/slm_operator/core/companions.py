@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
-from slm_contract.results import ArtifactResult, ProjectorResult, VocabularyResult
+from slm_contract.results import ArtifactResult, ProjectorResult, SnapshotResult, VocabularyResult
 from slm_operator.api.inferenceservice import CompanionStatus, InferenceService, InferenceServiceSpec
 from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
@@ -45,11 +45,16 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
 
 
 def require_companions(
-    snapshot: ServiceSnapshot, sequence: Sequence, models: Mapping[str, SLMModel], served: str
+    snapshot: ServiceSnapshot, sequence: Sequence, models: Mapping[str, SLMModel], served: str, *, as_folders: bool
 ) -> Iterator[CompanionStatus]:
-    """Each of ``models`` as a file beside ``served``, the digest of the GGUF file; raises Blocked until it is there."""
+    """Each of ``models`` as a file beside ``served``, the digest of the GGUF file; raises Blocked until it is there.
+
+    ``as_folders``: the engine reads an adapter's own files.
+    """
     for role, model in models.items():
-        if role.startswith(ADAPTER):
+        if role.startswith(ADAPTER) and as_folders:
+            yield _link_adapter(snapshot, sequence, role, model.status)
+        elif role.startswith(ADAPTER):
             yield _require_adapter(snapshot, sequence, role, model.status)
         else:
             yield _require(snapshot, sequence, role, model.status, served)
@@ -95,6 +100,19 @@ def _require_adapter(
     return _remember(role, sequence.require(step, step.step, ArtifactResult, memory), work, sequence)
 
 
+def _link_adapter(snapshot: ServiceSnapshot, sequence: Sequence, role: str, adapter: SLMModelStatus) -> CompanionStatus:
+    """The adapter as a folder of its files, once it was held against the model."""
+    service, placement = snapshot.service, snapshot.placement
+    step = specs.SnapshotSpec(model=adapter.digest, adapts=_require_base(snapshot).digest, store=placement.store)
+    work = build_step_digest(service, placement, step.step, step.model, step.adapts)
+    before = _find_before(service, role)
+    if is_done(before, work, snapshot.store):
+        sequence.keep(step, step.step)
+        return before
+    made = sequence.require(step, step.step, SnapshotResult)
+    return _remember(role, made, work, sequence)
+
+
 def _require_base(snapshot: ServiceSnapshot) -> SLMModelStatus:
     """The model that adapters change; raises Blocked until it is Ready."""
     spec, job = snapshot.service.spec, snapshot.quant_job
@@ -113,11 +131,12 @@ def _find_before(service: InferenceService, role: str) -> CompanionStatus:
     return next((each for each in service.status.companions if each.role == role), CompanionStatus(role=role))
 
 
-def _remember(role: str, made: ArtifactResult, work: str, sequence: Sequence) -> CompanionStatus:
+def _remember(role: str, made: ArtifactResult | SnapshotResult, work: str, sequence: Sequence) -> CompanionStatus:
     return CompanionStatus(
         role=role,
-        digest=made.blob,
+        digest=made.blob if isinstance(made, ArtifactResult) else made.manifest,
         size_bytes=made.size_bytes,
+        rank=0 if isinstance(made, ArtifactResult) else made.rank,
         work_digest=work,
         store_uid=sequence.store_uid,
     )

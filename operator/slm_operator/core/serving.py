@@ -79,7 +79,9 @@ def find_wanted(snapshot: ServiceSnapshot, sequence: Sequence, wanted: Wanted) -
         wanted.weights, wanted.size_bytes = Weights(source.variant, source.identity), source.size_bytes
     else:
         _require_baseline(snapshot, sequence, wanted)
-    for each in require_companions(snapshot, sequence, source.companions, wanted.weights.blob):
+    as_folders = loads_folders(wanted.choice.runtime, snapshot.placement)
+    blob = wanted.weights.blob
+    for each in require_companions(snapshot, sequence, source.companions, blob, as_folders=as_folders):
         wanted.companions[each.role] = each
 
 
@@ -102,14 +104,15 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     demand = build_demand(snapshot, wanted)
     serving = demand.serving
     wanted.memory_bytes = serving.total if serving else 0
-    folder = "snapshots" if loads_folders(choice.runtime, placement) else "blobs"
-    beside = {role: f"{placement.store}/blobs/sha256/{_hex(each.digest)}" for role, each in wanted.companions.items()}
+    folder = f"{placement.store}/{'snapshots' if loads_folders(choice.runtime, placement) else 'blobs'}/sha256"
+    beside = {role: f"{folder}/{_hex(each.digest)}" for role, each in wanted.companions.items()}
     order = Order(
-        model=f"{placement.store}/{folder}/sha256/{_hex(wanted.weights.blob)}",
+        model=f"{folder}/{_hex(wanted.weights.blob)}",
         draft=beside.get(DRAFT, ""),
         max_draft_tokens=spec.speculative.max_draft_tokens if spec.speculative else 0,
         projector=beside.get(PROJECTOR, ""),
         adapters={each.name: beside[ADAPTER + each.name] for each in spec.adapters},
+        adapter_rank=max((each.rank for each in wanted.companions.values()), default=0),
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,

@@ -1,15 +1,25 @@
-"""How an engine is told which of its adapters a request is for: by a number, in llama.cpp's field ``lora``."""
+"""How an engine is told which of its adapters a request is for: by the model's name, or by a number.
+
+vLLM takes an adapter for a model of its own. llama.cpp has the field ``lora``.
+"""
 
 import json
 
-from slm_operator.gateway.directory import Endpoint
+from slm_operator.core.runtimes.order import name_adapter
+from slm_operator.gateway.asking import Ask
+from slm_operator.gateway.directory import Endpoint, Service
 
 
-def choose_adapter(body: bytes, endpoint: Endpoint, adapter: str) -> bytes:
-    """The body of a request as the engine takes it, which holds the adapter, if one is picked; only the field is added.
+def body_for(ask: Ask, service: Service, endpoint: Endpoint) -> bytes:
+    """The body of a request as the engine takes it, which holds the adapter, if one is picked."""
+    if endpoint.by_name and service.adapter:
+        return ask.body_for(name_adapter(service.served_name, service.adapter))
+    body = ask.body_for(service.served_name)
+    return body if endpoint.by_name else _number_adapter(body, endpoint, service.adapter)
 
-    It is never left out where there are adapters: without it llama.cpp answers from what it has cached with another.
-    """
+
+def _number_adapter(body: bytes, endpoint: Endpoint, adapter: str) -> bytes:
+    """The field is never left out where there are adapters: llama.cpp would answer from what another has cached."""
     if not endpoint.adapters:
         return body
     number, scale = (endpoint.adapters.index(adapter), 1.0) if adapter else (0, 0.0)

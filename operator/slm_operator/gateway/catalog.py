@@ -5,7 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from slm_operator.core.answers import name_step
-from slm_operator.core.manifests.deployment import ANNOTATION_ADAPTERS, ANNOTATION_BLOB, ANNOTATION_SLOTS
+from slm_operator.core.manifests.deployment import (
+    ANNOTATION_ADAPTERS,
+    ANNOTATION_BLOB,
+    ANNOTATION_BY_NAME,
+    ANNOTATION_SLOTS,
+)
 from slm_operator.core.manifests.metadata import CANARY, LABEL_STEP
 from slm_operator.core.manifests.network import ENGINE_PORT
 from slm_operator.core.plan import Manifest
@@ -80,6 +85,7 @@ def _read_engine(pod: Manifest, spec: Mapping[str, Any]) -> Endpoint:
         canary=(meta.get("labels") or {}).get(LABEL_STEP) == CANARY,
         slots=int(annotations.get(ANNOTATION_SLOTS) or spec.get("parallel", 1)),
         adapters=tuple(filter(None, annotations.get(ANNOTATION_ADAPTERS, "").split(","))),
+        by_name=annotations.get(ANNOTATION_BY_NAME) == "true",
     )
 
 

@@ -21,6 +21,8 @@ class Endpoint:
     """Answers that it works on at a time; more wait at the gateway."""
     adapters: tuple[str, ...] = ()
     """Names of the adapters that it holds, in the order in which it numbers them."""
+    by_name: bool = False
+    """Whether requests name its adapters in place of the model, and do not number them."""
 
 
 @dataclass(frozen=True)

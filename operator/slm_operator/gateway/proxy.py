@@ -9,7 +9,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from slm_operator.gateway import resuming
-from slm_operator.gateway.adapters import choose_adapter
+from slm_operator.gateway.adapters import body_for
 from slm_operator.gateway.admission import Admission, Admissions
 from slm_operator.gateway.asking import Ask
 from slm_operator.gateway.connection import Broken, EngineConnection, TooLarge, TooSlow
@@ -112,10 +112,7 @@ class Proxy:
     async def _try(self, exchange: Exchange, admission: Admission, endpoint: Endpoint) -> web.StreamResponse:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
         # The service may have changed while the request waited.
-        service = exchange.service
-        body = choose_adapter(
-            (exchange.resumed or exchange.ask).body_for(service.served_name), endpoint, service.adapter
-        )
+        body = body_for(exchange.resumed or exchange.ask, exchange.service, endpoint)
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)
         try:
             if answer.status == HTTPStatus.OK and answer.headers.get("content-type", "").startswith(EVENT_STREAM):

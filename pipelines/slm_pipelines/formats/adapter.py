@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -24,7 +25,7 @@ from slm_pipelines.formats.config import (
 )
 from slm_pipelines.formats.gguf_header import GgufHeader
 from slm_pipelines.formats.gguf_write import PlannedTensor, permuted_heads
-from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Header, Tensor
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Header, Tensor, read_header
 
 PEFT_TYPE = "LORA"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -39,6 +40,8 @@ UNSET = (
 """Settings under which more than the two matrices counts, or not in the same way everywhere."""
 BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Values of ``init_lora_weights`` that leave the model's own weights as they are."""
+PACKED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv")
+"""What a projection has beside its weight or in its place where it is quantized: AWQ, GPTQ, compressed-tensors, FP8."""
 ARCHITECTURES = ("llama", "qwen3")
 MAX_SHOWN = 80
 
@@ -47,6 +50,7 @@ MAX_SHOWN = 80
 class Adapter:
     """A checked adapter."""
 
+    rank: int
     alpha: float
     """The scale of the change is ``alpha / rank``, as llama.cpp reckons it."""
     matrices: Mapping[str, tuple[Tensor, Tensor]]
@@ -75,7 +79,16 @@ def check_adapter(files: Mapping[str, bytes], header: Header) -> Adapter:
     matrices = _pair(header)
     for weight, (a, b) in matrices.items():
         _check_pair(weight, a, b, rank)
-    return Adapter(alpha * sqrt(rank) if raw.get("use_rslora") is True else alpha, matrices)
+    return Adapter(rank, alpha * sqrt(rank) if raw.get("use_rslora") is True else alpha, matrices)
+
+
+def read_adapter(files: Mapping[str, Path]) -> Adapter:
+    """The adapter among files of the store, as ``check_adapter``; raises BadInput FileNotFound too."""
+    if missing := {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - files.keys():
+        message = f"The adapter holds no {missing.pop()}: name an SLMModel whose status.format is lora."
+        raise BadInput(Reason.FILE_NOT_FOUND, message)
+    config = {ADAPTER_CONFIG: files[ADAPTER_CONFIG].read_bytes()}
+    return check_adapter(config, read_header(files[ADAPTER_WEIGHTS], ADAPTER_WEIGHTS))
 
 
 def base_of_config(files: Mapping[str, bytes]) -> Base:
@@ -94,6 +107,19 @@ def base_of_gguf(header: GgufHeader) -> Base:
     heads = _head_count(header, f"{kind}.attention.head_count")
     kv_heads = _head_count(header, f"{kind}.attention.head_count_kv", heads)
     return Base(kind, heads, kv_heads, header.shapes)
+
+
+def check_targets(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Hold each change against the weight of that name in the model's safetensors; raises BadInput AdapterMismatch.
+
+    Of quantized weights the name alone is known: they are packed, each tool in its own way.
+    """
+    for weight, (a, b) in adapter.matrices.items():
+        change = (b.shape[0], a.shape[1])
+        shape = tensors[weight].shape if weight in tensors else None
+        if any(weight.removesuffix(".weight") + each in tensors for each in PACKED):
+            shape = change
+        _check_target(weight, change, shape, 0)
 
 
 def plan_adapter(adapter: Adapter, base: Base) -> list[PlannedTensor]:

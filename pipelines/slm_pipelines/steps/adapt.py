@@ -3,13 +3,11 @@
 import logging
 from pathlib import Path
 
-from slm_contract.reasons import Reason
 from slm_contract.results import ArtifactResult
 from slm_contract.specs import AdaptSpec
-from slm_pipelines.errors import BadInput
 from slm_pipelines.formats import adapter as lora
 from slm_pipelines.formats.gguf_header import read_gguf
-from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_header
+from slm_pipelines.formats.safetensors import ADAPTER_WEIGHTS
 from slm_pipelines.gguf_file import write_gguf
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Blob, Store, StoredManifest, recipe_digest
@@ -40,15 +38,11 @@ def run(spec: AdaptSpec, reporter: Reporter) -> ArtifactResult:
 def _adapt(store: Store, spec: AdaptSpec, reporter: Reporter) -> Blob:
     store.require_whole(store.manifest(spec.adapter).blobs)
     files = store.files(spec.adapter)
-    if missing := {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - files.keys():
-        message = f"The adapter holds no {missing.pop()}: name an SLMModel whose status.format is lora."
-        raise BadInput(Reason.FILE_NOT_FOUND, message)
-    weights = files[ADAPTER_WEIGHTS]
-    config = {ADAPTER_CONFIG: files[ADAPTER_CONFIG].read_bytes()}
-    adapter = lora.check_adapter(config, read_header(weights, ADAPTER_WEIGHTS))
+    adapter = lora.read_adapter(files)
     base = _find_base(store.files(spec.model))
     writer, plan = lora.key_values(adapter, base), lora.plan_adapter(adapter, base)
-    return write_gguf(store, NAME, writer, plan, {ADAPTER_WEIGHTS: weights}, reporter, "Converting the adapter")
+    sources = {ADAPTER_WEIGHTS: files[ADAPTER_WEIGHTS]}
+    return write_gguf(store, NAME, writer, plan, sources, reporter, "Converting the adapter")
 
 
 def _find_base(files: dict[str, Path]) -> lora.Base:

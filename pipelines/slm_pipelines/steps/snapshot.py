@@ -1,17 +1,23 @@
-"""Show the files of a model under the names of its repository, for engines that read a folder and not one file."""
+"""Show the files of a model, or of an adapter, under the names of its repository, for engines that read a folder."""
 
 from slm_contract.reasons import Reason
 from slm_contract.results import SnapshotResult
 from slm_contract.specs import SnapshotSpec
 from slm_pipelines.errors import BadInput
+from slm_pipelines.formats.adapter import check_targets, read_adapter
+from slm_pipelines.formats.safetensors import Tensor, read_header
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Store
+
+MAX_RANK = 512
+"""vLLM's highest ``--max-lora-rank``."""
 
 
 def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     """Link the model's files; nothing is copied.
 
-    Raises BadInput FileNotFound where there are no safetensors, and Retryable StoreCorrupt.
+    Raises BadInput FileNotFound where there are no safetensors, for an adapter what ``check_adapter`` and
+    ``check_targets`` raise, and Retryable StoreCorrupt.
     """
     store = Store(spec.store)
     blobs = store.manifest(spec.model).blobs
@@ -19,8 +25,23 @@ def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     if not weights:
         message = "The model holds no safetensors, which alone this engine reads: set spec.runtime to llama.cpp."
         raise BadInput(Reason.FILE_NOT_FOUND, message)
+    rank = _check_adapter(store, spec) if spec.adapts else 0
     reporter.report(f"Linking {len(blobs)} files")
     store.link_snapshot(spec.model)
     return SnapshotResult(
-        manifest=spec.model, size_bytes=sum(blob.size_bytes for blob in weights), file_count=len(blobs)
+        manifest=spec.model, size_bytes=sum(blob.size_bytes for blob in weights), file_count=len(blobs), rank=rank
     )
+
+
+def _check_adapter(store: Store, spec: SnapshotSpec) -> int:
+    """The rank of an adapter that fits the model."""
+    adapter = read_adapter(store.files(spec.model))
+    if adapter.rank > MAX_RANK:
+        message = f"The adapter's rank is {adapter.rank}, and vLLM serves up to {MAX_RANK}: merge it into its model."
+        raise BadInput(Reason.UNSUPPORTED_ADAPTER, message)
+    tensors: dict[str, Tensor] = {}
+    for name, path in store.files(spec.adapts).items():
+        if name.endswith(".safetensors"):
+            tensors |= read_header(path, name).tensors
+    check_targets(adapter, tensors)
+    return adapter.rank

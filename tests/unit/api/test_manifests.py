@@ -180,10 +180,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
         for beside in BESIDE
     ),
     ("InferenceService", {**REF, "speculative": {}}, "spec.speculative.draftModelRef is required"),
-    *(
-        ("InferenceService", {**REF, "runtime": runtime, "adapters": [LORA]}, "spec.adapters are for llama.cpp alone")
-        for runtime in ("vllm", "sglang")
-    ),
+    ("InferenceService", {**REF, "runtime": "sglang", "adapters": [LORA]}, "spec.adapters are for llama.cpp and vllm"),
     *(
         ("InferenceService", {**REF, "task": task, "adapters": [LORA]}, "spec.adapters change what a model writes")
         for task in ("embed", "rerank")

@@ -15,6 +15,16 @@ from tests.support.planning import MODEL, QUANT, QWEN3, digest, fail, manifest, 
 
 ADAPTERS = [{"name": "french", "modelRef": {"name": "f"}}, {"name": "legal", "modelRef": {"name": "l"}}]
 SERVICE_KEY, DEPLOYMENT = ObjectKey("InferenceService", "default", "s"), ObjectKey("Deployment", "default", "s")
+NODE = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "node", "labels": {"nvidia.com/gpu.memory": "81559", "nvidia.com/gpu.count": "1"}},
+    "spec": {},
+    "status": {
+        "allocatable": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "1"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    },
+}
 MISMATCH = "The adapter changes model.layers.9.mlp.up_proj.weight, which the model does not have: name the model."
 
 
@@ -138,13 +148,37 @@ async def test_what_is_done_outlives_its_jobs_and_is_kept_in_the_store() -> None
     assert digest("b-lora") in find_roots(kept)
 
 
-async def test_auto_takes_llama_cpp_and_says_why() -> None:
-    made = await operate(adapter("f"), adapter("l"), service(parallel=16))
+async def test_vllm_gets_an_adapters_own_files_once_they_were_held_against_the_model() -> None:
+    made = Operated()
+    await made.put(MODEL, NODE)
+    await made.settle(succeed)
+    await made.put(adapter("f"), adapter("l"), service(parallel=16))
+    await settle(made, snapshot=succeed("snapshot"))
+    command, folder = words(made), f"{made.placement.store}/snapshots/sha256/{LORA.removeprefix('sha256:')}"
+    begin = command.index("--enable-lora")
+    assert command[begin : begin + 10] == [
+        *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "8"),
+        *("--lora-modules", f"s:french={folder}", f"s:legal={folder}"),
+    ]
+    annotations = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["metadata"]["annotations"]
+    assert (annotations["slm.dev/adapters"], annotations["slm.dev/adapters-by-name"]) == ("french,legal", "true")
     status = made.cluster.objects[SERVICE_KEY]["status"]
-    assert (status["runtime"], status["runtimeMessage"]) == (
-        "llama.cpp",
-        "llama.cpp: it alone serves with spec.adapters.",
-    )
+    assert [(each["digest"], each["rank"]) for each in status["companions"]] == [(LORA, 4)] * 2
+    kept = [item for key, item in made.cluster.objects.items() if key.kind in KEEPING_KINDS]
+    assert LORA in find_roots(kept)
+
+
+async def test_engines_of_vllm_go_on_as_they_are_while_an_adapter_does_not_fit() -> None:
+    made = Operated()
+    await made.put(MODEL, NODE)
+    await made.settle(succeed)
+    await made.put(service(parallel=16, adapters=[]))
+    await made.settle(succeed)
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    await made.put(adapter("f"), service(parallel=16, adapters=ADAPTERS[:1]))
+    await settle(made, snapshot=fail("AdapterMismatch", MISMATCH))
+    assert made.told("InferenceService", "s") == ("AdapterMismatch", MISMATCH)
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == before
 
 
 async def test_the_forecast_counts_every_adapter() -> None:

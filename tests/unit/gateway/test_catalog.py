@@ -132,6 +132,13 @@ def test_an_adapter_is_offered_that_some_engine_holds(pods: list[dict[str, Any]]
     assert read_service(service(adapters=spec), pods, None, None).adapters == offered
 
 
+def test_an_engine_says_whether_its_adapters_are_asked_for_by_name() -> None:
+    named = with_adapters("chat-a", "a")
+    named["metadata"]["annotations"]["slm.dev/adapters-by-name"] = "true"
+    found = read_service(service(), [named, with_adapters("chat-b", "a")], None, None)
+    assert [each.by_name for each in found.endpoints] == [True, False]
+
+
 def test_a_service_with_an_adapter_goes_by_both_names_and_a_variant_is_no_adapter() -> None:
     chat = Service("n", "chat", aliases=("qwen3", "qwen3:Q4_0"), adapters=("french",))
     directory = MemoryDirectory([chat])

@@ -13,7 +13,7 @@ from slm_operator.core.placement import Placement, Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.pods import is_ready
 from slm_operator.core.resources import Memory, engine_memory, fill_resources, with_room
-from slm_operator.core.runtimes import find_runtime
+from slm_operator.core.runtimes import find_runtime, loads_folders
 from slm_operator.core.runtimes.order import CPUS_VARIABLE, PORT_VARIABLE, Order, Overhead
 
 ENGINE_LABEL = {LABEL_STEP: SERVE}
@@ -41,7 +41,7 @@ class Weights:
 
 
 ANNOTATION_VARIANT, ANNOTATION_BLOB, ANNOTATION_SLOTS = f"{GROUP}/variant", f"{GROUP}/digest", f"{GROUP}/slots"
-ANNOTATION_ADAPTERS = f"{GROUP}/adapters"
+ANNOTATION_ADAPTERS, ANNOTATION_BY_NAME = f"{GROUP}/adapters", f"{GROUP}/adapters-by-name"
 """An engine's pod says what it serves, so that a rollout can be told from its end."""
 
 
@@ -115,7 +115,7 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
         ANNOTATION_VARIANT: engine.weights.variant,
         ANNOTATION_BLOB: engine.weights.blob,
         ANNOTATION_SLOTS: str(engine.order.parallel),
-        **({ANNOTATION_ADAPTERS: ",".join(engine.order.adapters)} if engine.order.adapters else {}),
+        **_tell_adapters(engine, placement),
     }
     template = build_pod_template(shape, container, placement, build_selector(service), annotations)
     if placement.pods is not None:
@@ -132,6 +132,14 @@ def build_deployment(service: InferenceService, engine: Engine, placement: Place
             "template": template,
         },
     }
+
+
+def _tell_adapters(engine: Engine, placement: Placement) -> Manifest:
+    """Which it has, and whether requests name them, as vLLM has it, or number them."""
+    if not engine.order.adapters:
+        return {}
+    by_name = {ANNOTATION_BY_NAME: "true"} if loads_folders(engine.runtime, placement) else {}
+    return {ANNOTATION_ADAPTERS: ",".join(engine.order.adapters), **by_name}
 
 
 def build_drain(port: int = ENGINE_PORT, settle_seconds: float = SETTLE_SECONDS) -> list[str]:

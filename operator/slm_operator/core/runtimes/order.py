@@ -13,6 +13,11 @@ CONTAINED = {"HOME": TEMPORARY_FOLDER, "USER": "nonroot"}
 """For engines that keep caches at home, and name them by the user, who has neither in a container."""
 
 
+def name_adapter(alias: str, adapter: str) -> str:
+    """Name by which an engine whose requests name adapters answers with one of them."""
+    return f"{alias}:{adapter}"
+
+
 @dataclass(frozen=True)
 class Order:
     """One engine as it is ordered."""
@@ -47,6 +52,8 @@ class Order:
     """After this time without a request it drops its weights, where it can; 0 is never."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Name to path of each LoRA adapter, in the order in which the engine numbers them."""
+    adapter_rank: int = 0
+    """Highest rank among them; 0 where the engine need not be told."""
     contained: bool = False
     """Whether it runs in a container, in which only ``/tmp`` can be written."""
 

@@ -9,7 +9,7 @@ from slm_operator.core.fit_demand import VLLM_UTILIZATION
 from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.runtimes import order as orders
-from slm_operator.core.runtimes.order import CONTAINED, PORT_VARIABLE, Order, Overhead
+from slm_operator.core.runtimes.order import CONTAINED, PORT_VARIABLE, Order, Overhead, name_adapter
 
 GIB = 2**30
 TASKS = {
@@ -29,6 +29,8 @@ COMPILED = "8Gi"
 SHARED_GIB = 2
 """Shared memory for each GPU: workers hand each other tensors through it (vLLM's guide to Kubernetes). With the 64 MiB
 that a container has by itself it does not start."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` may be (vllm/config/lora.py): buffers are as large for every adapter."""
 OFFLINE = {
     # The weights are on this disk, and the network policy lets nothing out.
     "HF_HUB_OFFLINE": "1",
@@ -54,7 +56,21 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
         *([] if order.devices else ["--kv-cache-memory-bytes", str(_cache_bytes(order))]),
         *(["--gpu-memory-utilization", _share(order)] if order.shared_by > 1 else []),
+        *_build_adapters(order),
         *TASKS[order.task],
+    ]
+
+
+def _build_adapters(order: Order) -> list[str]:
+    """Each is a model of its own in requests. All of them stay in memory, and those of one batch on the device."""
+    if not order.adapters:
+        return []
+    return [
+        "--enable-lora",
+        *("--max-loras", str(min(len(order.adapters), order.parallel))),
+        *("--max-cpu-loras", str(len(order.adapters))),
+        *("--max-lora-rank", str(next(rank for rank in RANKS if rank >= order.adapter_rank))),
+        *("--lora-modules", *(f"{name_adapter(order.alias, name)}={path}" for name, path in order.adapters.items())),
     ]
 
 
