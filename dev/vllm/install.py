@@ -29,8 +29,8 @@ def problem() -> str:
     """Why it cannot be installed on this machine, or nothing."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64") or sys.version_info[:2] != PYTHON:
         return "its packages are for Linux on x86-64 and Python 3.11"
-    if "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-        return "the processor has no AVX-512, for which it is built"
+    if "avx2" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        return "the processor has no AVX2, for which it is built"
     if lacking := [tool for tool in ("gcc", "nm", "readelf", "lscpu") if shutil.which(tool) is None]:
         return f"{', '.join(lacking)} must be there: apt-get install gcc libc6-dev binutils util-linux"
     return ""
