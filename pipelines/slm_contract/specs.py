@@ -131,8 +131,9 @@ class SnapshotSpec(Message):
     """Which step this is."""
     model: Digest
     """Digest of the model's manifest in the store."""
-    adapts: Digest = ""
-    """Where the files are those of a LoRA adapter: digest of the manifest of the model that it changes."""
+    beside: Digest = ""
+    """Where it is to be loaded beside another model, as its LoRA adapter or its draft model: the digest of that one's
+    manifest. The two are held against each other."""
     store: str
     """Folder of the store."""
 

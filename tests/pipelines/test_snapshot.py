@@ -3,6 +3,7 @@
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,19 +132,19 @@ def test_an_older_store_gets_the_folder_when_it_is_opened(store: Store) -> None:
     assert Store(store.folder).snapshot_folders() == []
 
 
-def adapter_outcome(store: Store, folder: Path, base: Path) -> tuple[int, Outcome]:
-    """What comes of the folder's adapter for the model in ``base``."""
+def outcome_beside(store: Store, folder: Path, base: Path) -> tuple[int, Outcome]:
+    """What comes of the folder beside the model in ``base``."""
 
     def keep_folder(files: Path) -> str:
         return keep(store, {path.name: path.read_bytes() for path in files.iterdir()})
 
-    spec = SnapshotSpec(model=keep_folder(folder), adapts=keep_folder(base), store=str(store.folder))
+    spec = SnapshotSpec(model=keep_folder(folder), beside=keep_folder(base), store=str(store.folder))
     return run_step("snapshot", spec)
 
 
 def test_an_adapters_folder_tells_its_rank(store: Store, tmp_path: Path) -> None:
     base = write_model(tmp_path / "model", dtype="f32")
-    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", base, rank=12), base)
+    code, outcome = outcome_beside(store, write_adapter(tmp_path / "lora", base, rank=12), base)
     assert (code, outcome.error) == (exitcodes.OK, None)
     assert isinstance(outcome.result, SnapshotResult)
     assert (outcome.result.rank, outcome.result.file_count) == (12, 2)
@@ -153,7 +154,7 @@ def test_an_adapters_folder_tells_its_rank(store: Store, tmp_path: Path) -> None
 def test_an_adapter_of_another_model_gets_no_folder(store: Store, tmp_path: Path) -> None:
     base = write_model(tmp_path / "model", dtype="f32")
     wider = write_model(tmp_path / "wider", hidden=512, dtype="f32")
-    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", wider), base)
+    code, outcome = outcome_beside(store, write_adapter(tmp_path / "lora", wider), base)
     assert code == exitcodes.BAD_INPUT
     assert outcome.error is not None
     assert outcome.error.reason is Reason.ADAPTER_MISMATCH
@@ -163,7 +164,7 @@ def test_an_adapter_of_another_model_gets_no_folder(store: Store, tmp_path: Path
 
 def test_an_adapter_of_a_rank_that_vllm_does_not_take_is_refused(store: Store, tmp_path: Path) -> None:
     base = write_model(tmp_path / "model", dtype="f32")
-    code, outcome = adapter_outcome(store, write_adapter(tmp_path / "lora", base, rank=513), base)
+    code, outcome = outcome_beside(store, write_adapter(tmp_path / "lora", base, rank=513), base)
     assert code == exitcodes.BAD_INPUT
     assert outcome.error is not None
     assert outcome.error.message.startswith("The adapter's rank is 513, and vLLM serves up to 512")
@@ -177,10 +178,50 @@ def test_of_quantized_weights_the_names_are_looked_at(store: Store, tmp_path: Pa
         for name, each in load_file(base / "model.safetensors").items()
     }
     save_file(packed, base / "model.safetensors")
-    assert adapter_outcome(store, adapter, base)[0] == exitcodes.OK
+    assert outcome_beside(store, adapter, base)[0] == exitcodes.OK
     (gone, *_) = [name for name in packed if name.endswith("q_proj.qweight")]
     save_file({name: each for name, each in packed.items() if name != gone}, base / "model.safetensors")
-    code, outcome = adapter_outcome(store, adapter, base)
+    code, outcome = outcome_beside(store, adapter, base)
     assert code == exitcodes.BAD_INPUT
     assert outcome.error is not None
     assert "which the model does not have" in outcome.error.message
+
+
+DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
+    "another size": ({"config": {"vocab_size": 640}}, "its vocab_size is 640, not 512"),
+    "another token": ({"vocab": 520, "config": {"vocab_size": 512}}, "of it, not token"),
+    "another kind": ({"tokenizer": "pieces", "vocab": 640, "config": {"vocab_size": 512}}, "of it, not token"),
+}
+
+
+@pytest.mark.parametrize(("draft", "difference"), DRAFTS.values(), ids=DRAFTS)
+def test_a_draft_model_of_other_tokens_gets_no_folder(
+    store: Store, tmp_path: Path, draft: dict[str, Any], difference: str
+) -> None:
+    base = write_model(tmp_path / "model")
+    code, outcome = outcome_beside(store, write_model(tmp_path / "draft", **draft), base)
+    assert code == exitcodes.BAD_INPUT
+    assert outcome.error is not None
+    assert outcome.error.reason is Reason.VOCABULARY_MISMATCH
+    assert difference in outcome.error.message
+    assert store.snapshot_folders() == []
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "pieces"])
+def test_a_draft_model_of_the_same_tokens_gets_one(store: Store, tmp_path: Path, tokenizer: str) -> None:
+    kind: dict[str, Any] = {"tokenizer": tokenizer, **({"vocab": 640} if tokenizer == "pieces" else {})}
+    base, draft = write_model(tmp_path / "model", **kind), write_model(tmp_path / "draft", layers=1, seed=2, **kind)
+    assert outcome_beside(store, draft, base)[0] == exitcodes.OK
+
+
+def test_a_tokenizer_that_cannot_be_compared_is_told(store: Store, tmp_path: Path) -> None:
+    base, draft = write_model(tmp_path / "model"), write_model(tmp_path / "draft")
+    for content, words in (('{"model": {"vocab": 7}}', "is malformed"), ("", "cannot be compared without")):
+        (draft / "tokenizer.json").unlink()
+        if content:
+            (draft / "tokenizer.json").write_text(content)
+        code, outcome = outcome_beside(store, draft, base)
+        assert code == exitcodes.BAD_INPUT
+        assert outcome.error is not None
+        assert words in outcome.error.message
+        (draft / "tokenizer.json").touch()

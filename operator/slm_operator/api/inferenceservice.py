@@ -128,7 +128,7 @@ class InferenceServiceSpec(Scheduling):
     """What the model is for: text, vectors (/v1/embeddings) or the order of documents (/v1/rerank). An engine does one
     of them. Default: generate."""
     speculative: Speculative | None = None
-    """Write the same text faster with the help of a draft model, which llama.cpp does. Default: none."""
+    """Write the same text faster with the help of a draft model, on llama.cpp or vllm. Default: none."""
     projector_ref: ModelRef | None = None
     """SLMModel of the GGUF file (mmproj) with which llama.cpp reads the images or the sound that requests bring.
     Default: none, and the model reads text alone."""
@@ -160,8 +160,10 @@ class InferenceServiceSpec(Scheduling):
         if (self.model_ref is None) == (self.quant_job_ref is None):
             raise ValueError(RULES[0].message)
         accompanied = self.speculative is not None or self.projector_ref is not None
-        if accompanied and self.runtime not in ("auto", "llama.cpp"):
-            raise ValueError(COMPANION_RULE.message)
+        if self.projector_ref is not None and self.runtime not in ("auto", "llama.cpp"):
+            raise ValueError(PROJECTOR_RULE.message)
+        if self.speculative is not None and self.runtime not in ("auto", "llama.cpp", "vllm"):
+            raise ValueError(SPECULATIVE_RULE.message)
         if accompanied and self.task != "generate":
             raise ValueError(COMPANION_TASK_RULE.message)
         self._check_adapters()
@@ -235,7 +237,7 @@ class CompanionStatus(Message):
     role: str
     """What it is for: draft, projector, or adapter/NAME."""
     digest: str = ""
-    """Digest of the GGUF file that is loaded, or of the manifest of an adapter whose files are loaded as they came."""
+    """Digest of the GGUF file that is loaded, or of the manifest of a model whose files are loaded as they came."""
     size_bytes: int = 0
     """Its size, bytes."""
     rank: int = 0
@@ -305,9 +307,13 @@ ARGS_RULE = CelRule(
     rule="self.runtime in ['auto', 'llama.cpp', 'vllm'] || self.extraArgs.size() == 0",
     message="spec.extraArgs are for llama.cpp and vllm: those of another runtime stand where it is set up",
 )
-COMPANION_RULE = CelRule(
-    rule="!(has(self.speculative) || has(self.projectorRef)) || self.runtime in ['auto', 'llama.cpp']",
-    message="spec.speculative and spec.projectorRef are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+PROJECTOR_RULE = CelRule(
+    rule="!has(self.projectorRef) || self.runtime in ['auto', 'llama.cpp']",
+    message="spec.projectorRef is for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+)
+SPECULATIVE_RULE = CelRule(
+    rule="!has(self.speculative) || self.runtime in ['auto', 'llama.cpp', 'vllm']",
+    message="spec.speculative is for llama.cpp and vllm: set spec.runtime to one of them, or to auto",
 )
 COMPANION_TASK_RULE = CelRule(
     rule="!(has(self.speculative) || has(self.projectorRef)) || self.task == 'generate'",
@@ -362,7 +368,8 @@ RULES = [
     ),
     VLLM_RULE,
     ARGS_RULE,
-    COMPANION_RULE,
+    PROJECTOR_RULE,
+    SPECULATIVE_RULE,
     COMPANION_TASK_RULE,
     ADAPTERS_RULE,
     ADAPTERS_TASK_RULE,

@@ -71,7 +71,7 @@ class Wish:
     def runtime(self) -> str:
         """The engine that is asked for. Arguments are one engine's: those without a name are llama.cpp's."""
         spec = self.spec
-        only = spec.runtime == AUTO and (spec.extra_args or _name_companions(spec))
+        only = spec.runtime == AUTO and (spec.extra_args or _name_companion(spec))
         return LLAMA_CPP if only else self.spec.runtime
 
     @property
@@ -136,9 +136,9 @@ def _choose(wish: Wish, accelerator: Accelerator | None, configured: Collection[
     if not chosen.runtime:
         raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, chosen.reason))
     if wish.runtime != wish.spec.runtime:
-        why = "spec.extraArgs are its arguments where spec.runtime is auto"
-        why = why if wish.spec.extra_args else f"it alone serves with {_name_companions(wish.spec)[0]}"
-        return replace(chosen, reason=f"{chosen.runtime}: {why}.")
+        beside = _name_companion(wish.spec)
+        why = "spec.extraArgs are its arguments" if wish.spec.extra_args else f"{beside} goes with it"
+        return replace(chosen, reason=f"{chosen.runtime}: {why} where spec.runtime is auto.")
     return chosen
 
 
@@ -292,7 +292,7 @@ def _name_gpus(asked: str, published: Published) -> Accelerator:
     raise Blocked(Verdict("stalled", Reason.RUNTIME_NOT_AVAILABLE, message))
 
 
-def _name_companions(spec: InferenceServiceSpec) -> list[str]:
-    """Fields that are given and that llama.cpp alone serves with."""
+def _name_companion(spec: InferenceServiceSpec) -> str:
+    """A field that is given and with which llama.cpp serves unless another engine is asked for; empty for none."""
     given = {"speculative": spec.speculative, "projectorRef": spec.projector_ref}
-    return [f"spec.{name}" for name, value in given.items() if value]
+    return next((f"spec.{name}" for name, value in given.items() if value), "")

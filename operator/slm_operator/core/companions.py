@@ -13,6 +13,7 @@ from slm_operator.api.slmmodel import SLMModel, SLMModelStatus
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict
 from slm_operator.core.model_checks import Check, check_adapter, check_model, check_ready, require_model
+from slm_operator.core.placement import VLLM
 from slm_operator.core.resources import step_memory
 from slm_operator.core.sequence import Blocked, Sequence
 from slm_operator.core.service_snapshot import ServiceSnapshot
@@ -37,7 +38,7 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
     found = {}
     for role, name in list_companions(snapshot.service.spec).items():
         model = require_model(_check_of(role), name, snapshot.companions.get(name), snapshot.placement)
-        if why_not := model.status.conversion_message:
+        if (why_not := model.status.conversion_message) and snapshot.service.spec.runtime != VLLM:
             message = f"SLMModel {name} cannot be loaded beside another, as no GGUF can be made of it. {why_not}"
             raise Blocked(Verdict("stalled", Reason.NOT_CONVERTIBLE, message))
         found[role] = model
@@ -47,13 +48,13 @@ def find_companions(snapshot: ServiceSnapshot) -> dict[str, SLMModel]:
 def require_companions(
     snapshot: ServiceSnapshot, sequence: Sequence, models: Mapping[str, SLMModel], served: str, *, as_folders: bool
 ) -> Iterator[CompanionStatus]:
-    """Each of ``models`` as a file beside ``served``, the digest of the GGUF file; raises Blocked until it is there.
+    """Each of ``models`` as it is loaded beside ``served``, a GGUF file's digest; raises Blocked until it is there.
 
-    ``as_folders``: the engine reads an adapter's own files.
+    ``as_folders``: the engine reads their own files, and those of what is served.
     """
     for role, model in models.items():
-        if role.startswith(ADAPTER) and as_folders:
-            yield _link_adapter(snapshot, sequence, role, model.status)
+        if as_folders:
+            yield _link(snapshot, sequence, role, model.status)
         elif role.startswith(ADAPTER):
             yield _require_adapter(snapshot, sequence, role, model.status)
         else:
@@ -100,11 +101,11 @@ def _require_adapter(
     return _remember(role, sequence.require(step, step.step, ArtifactResult, memory), work, sequence)
 
 
-def _link_adapter(snapshot: ServiceSnapshot, sequence: Sequence, role: str, adapter: SLMModelStatus) -> CompanionStatus:
-    """The adapter as a folder of its files, once it was held against the model."""
+def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMModelStatus) -> CompanionStatus:
+    """The model as a folder of its files, once it was held against the one that is served."""
     service, placement = snapshot.service, snapshot.placement
-    step = specs.SnapshotSpec(model=adapter.digest, adapts=_require_base(snapshot).digest, store=placement.store)
-    work = build_step_digest(service, placement, step.step, step.model, step.adapts)
+    step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot).digest, store=placement.store)
+    work = build_step_digest(service, placement, step.step, step.model, step.beside)
     before = _find_before(service, role)
     if is_done(before, work, snapshot.store):
         sequence.keep(step, step.step)
@@ -114,7 +115,7 @@ def _link_adapter(snapshot: ServiceSnapshot, sequence: Sequence, role: str, adap
 
 
 def _require_base(snapshot: ServiceSnapshot) -> SLMModelStatus:
-    """The model that adapters change; raises Blocked until it is Ready."""
+    """The model that is served, or of which a variant is; raises Blocked until it is Ready."""
     spec, job = snapshot.service.spec, snapshot.quant_job
     reference = spec.model_ref or (job.spec.model_ref if job else None)
     name = reference.name if reference else ""

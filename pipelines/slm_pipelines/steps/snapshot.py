@@ -1,11 +1,15 @@
 """Show the files of a model, or of an adapter, under the names of its repository, for engines that read a folder."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from slm_contract.reasons import Reason
 from slm_contract.results import SnapshotResult
 from slm_contract.specs import SnapshotSpec
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.adapter import check_targets, read_adapter
-from slm_pipelines.formats.safetensors import Tensor, read_header
+from slm_pipelines.formats.folder_vocabulary import check_vocabularies
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, Tensor, read_header
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Store
 
@@ -17,7 +21,7 @@ def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     """Link the model's files; nothing is copied.
 
     Raises BadInput FileNotFound where there are no safetensors, for an adapter what ``check_adapter`` and
-    ``check_targets`` raise, and Retryable StoreCorrupt.
+    ``check_targets`` raise, for a draft model what ``check_vocabularies`` does, and Retryable StoreCorrupt.
     """
     store = Store(spec.store)
     blobs = store.manifest(spec.model).blobs
@@ -25,7 +29,7 @@ def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     if not weights:
         message = "The model holds no safetensors, which alone this engine reads: set spec.runtime to llama.cpp."
         raise BadInput(Reason.FILE_NOT_FOUND, message)
-    rank = _check_adapter(store, spec) if spec.adapts else 0
+    rank = _check(store.files(spec.model), store.files(spec.beside)) if spec.beside else 0
     reporter.report(f"Linking {len(blobs)} files")
     store.link_snapshot(spec.model)
     return SnapshotResult(
@@ -33,14 +37,17 @@ def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     )
 
 
-def _check_adapter(store: Store, spec: SnapshotSpec) -> int:
-    """The rank of an adapter that fits the model."""
-    adapter = read_adapter(store.files(spec.model))
+def _check(files: Mapping[str, Path], served: Mapping[str, Path]) -> int:
+    """Hold a draft model, or an adapter, whose rank this answers, against what is served."""
+    if ADAPTER_CONFIG not in files:
+        check_vocabularies(files, served)
+        return 0
+    adapter = read_adapter(files)
     if adapter.rank > MAX_RANK:
         message = f"The adapter's rank is {adapter.rank}, and vLLM serves up to {MAX_RANK}: merge it into its model."
         raise BadInput(Reason.UNSUPPORTED_ADAPTER, message)
     tensors: dict[str, Tensor] = {}
-    for name, path in store.files(spec.adapts).items():
+    for name, path in served.items():
         if name.endswith(".safetensors"):
             tensors |= read_header(path, name).tensors
     check_targets(adapter, tensors)

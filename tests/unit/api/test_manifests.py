@@ -164,11 +164,15 @@ REFUSED: list[tuple[str, Spec, str]] = [
     *(
         (
             "InferenceService",
-            {**REF, "runtime": runtime, **beside},
-            "spec.speculative and spec.projectorRef are for llama.cpp alone: set spec.runtime to llama.cpp or auto",
+            {**REF, "runtime": runtime, "projectorRef": {"name": "p"}},
+            "spec.projectorRef is for llama.cpp",
         )
         for runtime in ("vllm", "sglang")
-        for beside in BESIDE
+    ),
+    (
+        "InferenceService",
+        {**REF, "runtime": "sglang", "speculative": {"draftModelRef": {"name": "d"}}},
+        "spec.speculative is for llama.cpp and vllm: set spec.runtime to one of them, or to auto",
     ),
     *(
         (

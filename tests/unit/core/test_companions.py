@@ -1,6 +1,7 @@
 """A draft model beside what is served: waited for, converted, checked, remembered, part of what rolls and fits."""
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -166,8 +167,26 @@ async def test_auto_takes_llama_cpp_and_says_why() -> None:
     status = made.cluster.objects[SERVICE_KEY]["status"]
     assert (status["runtime"], status["runtimeMessage"]) == (
         "llama.cpp",
-        "llama.cpp: it alone serves with spec.speculative.",
+        "llama.cpp: spec.speculative goes with it where spec.runtime is auto.",
     )
+
+
+async def test_vllm_gets_a_draft_models_own_files_once_they_were_compared() -> None:
+    spec = {"runtime": "vllm", "accelerator": "nvidia.com/gpu", "tensorParallelSize": 2}
+    made = await operate(MODEL, DRAFT, service(**spec))
+    (engine,) = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["spec"]["containers"]
+    words = engine["command"]
+    told = json.loads(words[words.index("--speculative-config") + 1])
+    folder = f"{made.placement.store}/snapshots/sha256/{digest('model').removeprefix('sha256:')}"
+    assert told == {
+        "method": "draft_model",
+        "model": folder,
+        "num_speculative_tokens": 3,
+        "draft_tensor_parallel_size": 2,
+    }
+    assert steps(made) == {"snapshot"}
+    (known,) = made.cluster.objects[SERVICE_KEY]["status"]["companions"]
+    assert (known["role"], known["digest"]) == ("draft", digest("model"))
 
 
 async def test_the_pod_asks_for_the_memory_of_both_models() -> None:
@@ -205,7 +224,7 @@ async def test_a_file_that_is_no_projector_of_the_model_starts_no_engine() -> No
     assert DEPLOYMENT not in made.cluster.objects
     made = await operate(MODEL, DRAFT, manifest("InferenceService", "s", spec))
     message = made.cluster.objects[SERVICE_KEY]["status"]["runtimeMessage"]
-    assert message == "llama.cpp: it alone serves with spec.projectorRef."
+    assert message == "llama.cpp: spec.projectorRef goes with it where spec.runtime is auto."
 
 
 BIG, SMALL = QWEN3["Qwen/Qwen3-8B"], QWEN3["Qwen/Qwen3-0.6B"]

@@ -41,7 +41,7 @@ class Order:
     kv_bytes: int = 0
     """Size of the KV cache of all slots, bytes; 0 where it is not known."""
     draft: str = ""
-    """Path of a draft model's file; empty for none."""
+    """Path of a draft model's file or folder; empty for none."""
     max_draft_tokens: int = 0
     """Most tokens that it proposes at a time."""
     projector: str = ""

@@ -5,6 +5,8 @@ is never in its development mode, whose routes change the engine without asking 
 among them, and so it does not.
 """
 
+import json
+
 from slm_operator.core.fit_demand import VLLM_UTILIZATION
 from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
@@ -56,9 +58,23 @@ def build_command(program: Program, order: Order) -> list[str]:
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
         *([] if order.devices else ["--kv-cache-memory-bytes", str(_cache_bytes(order))]),
         *(["--gpu-memory-utilization", _share(order)] if order.shared_by > 1 else []),
+        *_build_draft(order),
         *_build_adapters(order),
         *TASKS[order.task],
     ]
+
+
+def _build_draft(order: Order) -> list[str]:
+    """On as many devices as the served model, which vLLM asks for."""
+    if not order.draft:
+        return []
+    config = {
+        "method": "draft_model",
+        "model": order.draft,
+        "num_speculative_tokens": order.max_draft_tokens,
+        "draft_tensor_parallel_size": max(1, order.devices),
+    }
+    return ["--speculative-config", json.dumps(config)]
 
 
 def _build_adapters(order: Order) -> list[str]:

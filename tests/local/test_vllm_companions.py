@@ -1,12 +1,14 @@
-"""LoRA adapters beside a real vLLM, on CPUs: each request gets the one that its model's name says, or none."""
+"""What a real vLLM, on CPUs, loads beside a model: adapters, of which a request names one, and a draft model."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.local.gateway_support import QUESTION, apply, engines, url
 from tests.local.test_adapters import FIRST, SECOND, SERVICE, adapter, ask, offered
+from tests.local.test_companions import draft
 from tests.local.test_vllm import ARGUMENTS, find_vllm
 from tests.support.adapters import write_adapter
 from tests.support.backend import Backend, local_backend, until
@@ -17,11 +19,13 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """A service of vLLM with two adapters of different ranks, and a third one of another model."""
+    """A service of vLLM with two adapters of different ranks."""
     program, folder = find_vllm(), tmp_path_factory.mktemp("adapters")
     model = write_model(folder / "model", seed=3, dtype="f32")
     write_adapter(folder / "first", model, seed=1, rank=4)
     write_adapter(folder / "second", model, seed=2, rank=12)
+    write_model(folder / "close", seed=3, dtype="f16")
+    write_model(folder / "foreign", seed=3, tokenizer="pieces", vocab=640)
     write_adapter(folder / "wide", write_model(folder / "wider", hidden=512, dtype="f32"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_VLLM", str(program))
@@ -32,9 +36,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
             yield backend
 
 
-def serve(backend: Backend, *adapters: str) -> None:
+def serve(backend: Backend, *adapters: str, **spec: Any) -> None:
     named = [adapter(backend, name) for name in adapters]
-    apply(backend, runtime="vllm", contextSize=512, extraArgs=ARGUMENTS, adapters=named)
+    apply(backend, runtime="vllm", contextSize=512, extraArgs=ARGUMENTS, adapters=named, **spec)
 
 
 def test_each_name_gets_its_own_answer_whoever_asked_before(backend: Backend) -> None:
@@ -66,3 +70,29 @@ def test_an_adapter_of_another_model_is_refused_and_the_engine_goes_on(backend: 
     )
     assert [each["metadata"]["name"] for each in engines(backend)] == before
     assert ask(backend, SECOND) != ask(backend, SERVICE)
+
+
+def test_the_text_is_the_same_and_the_draft_model_wrote_most_of_it(backend: Backend) -> None:
+    plain, before = ask(backend, SERVICE), engines(backend)[0]["metadata"]["name"]
+    serve(backend, speculative=draft(backend, "foreign"))
+    until(
+        lambda: (
+            "The draft model does not speak in the served model's tokens" in backend.slm("describe", "slmsvc", SERVICE)
+        ),
+        "it is not refused",
+        60,
+    )
+    assert engines(backend)[0]["metadata"]["name"] == before
+    serve(backend, speculative=draft(backend, "close"))
+    until(lambda: all(each["metadata"]["name"] != before for each in engines(backend)), "no roll", 180)
+    backend.wait_ready("slmsvc", SERVICE)
+    assert ask(backend, SERVICE) == plain
+    metrics = httpx.get(f"http://127.0.0.1:{engines(backend)[0]['status']['port']}/metrics", timeout=10).text
+    proposed, kept = (counted(metrics, f"vllm:spec_decode_num_{name}_tokens_total") for name in ("draft", "accepted"))
+    # The draft model is the served one in another number format: it nearly always proposes what is written then.
+    assert kept > proposed / 2 > 0
+
+
+def counted(metrics: str, name: str) -> float:
+    (line,) = [line for line in metrics.splitlines() if line.startswith(name + "{")]
+    return float(line.split()[-1])
