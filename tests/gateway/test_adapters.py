@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from slm_operator.gateway.desk import MESSAGES
 from slm_operator.gateway.directory import Canary, Endpoint
+from slm_operator.gateway.proxy import MESSAGES
 from tests.support.gateway import CHAT, Door, chat, open_gateway, until
 from tests.support.stub_engine import StubEngine
 
@@ -152,3 +152,14 @@ async def test_anthropics_api_is_refused_where_engines_would_not_take_the_adapte
             assert code == 400
             assert "A model with adapters is not served as /v1/messages: use" in answer["error"]["message"]
     assert first.seen == []
+
+
+async def test_anthropics_api_goes_by_the_engine_that_was_found() -> None:
+    """Where adapters have just come, the first engine has them before the service is told to."""
+    first = engine()
+    async with open_gateway(first) as door:
+        assert (await door.post(chat("qwen"), MESSAGES))[0] == 400
+    named = engine(by_name=True)
+    async with open_gateway(named, adapters=HELD, served_name="qwen") as door:
+        assert (await door.post(chat("qwen:legal"), MESSAGES))[0] == 200
+    assert named.seen[0].document["model"] == "qwen:legal"

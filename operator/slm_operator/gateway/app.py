@@ -15,7 +15,7 @@ from slm_operator.gateway import refusal as refusals
 from slm_operator.gateway.access import Access
 from slm_operator.gateway.admission import Admissions, Demand
 from slm_operator.gateway.asking import read_ask
-from slm_operator.gateway.desk import MESSAGES, Check, Desk
+from slm_operator.gateway.desk import Check, Desk
 from slm_operator.gateway.dialect import ANTHROPIC, OPENAI, Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.engines import Engines
@@ -24,7 +24,7 @@ from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.ollama import ENGINE_PATHS
 from slm_operator.gateway.ollama_dialect import OllamaErrors
 from slm_operator.gateway.ollama_front import OllamaFront
-from slm_operator.gateway.proxy import Proxy
+from slm_operator.gateway.proxy import MESSAGES, Proxy
 from slm_operator.gateway.record import Observer, Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import refused, whole

@@ -20,8 +20,6 @@ from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
 
-MESSAGES = "/v1/messages"
-"""Anthropic's API, under which llama.cpp does not take the number of an adapter."""
 TASKS, GENERATE = {"/v1/embeddings": "embed", "/v1/rerank": "rerank"}, "generate"
 """``spec.task`` of a service, by the path that asks for it."""
 LISTED = 8
@@ -85,8 +83,6 @@ class Desk:
         assert record.service is not None  # noqa: S101 (for the type checker)
         if record.service.about.task != TASKS.get(path, GENERATE):
             raise refusals.wrong_task()  # Not every engine says so: llama.cpp has models that rank write text.
-        if record.service.adapters and path == MESSAGES:
-            raise refusals.no_messages()
         if record.service.adapter and ask.prefix:  # What an engine has cached is of one adapter.
             ask = replace(ask, prefix=f"{record.service.adapter}:{ask.prefix}")
         self._access.begin(caller, record.arrived)

@@ -19,12 +19,21 @@ from slm_operator.gateway.engines import Engines, NotTaken, failed
 from slm_operator.gateway.headers import headers_to_client, headers_to_engine
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
-from slm_operator.gateway.refusal import Refusal, engine_failed, held_too_long, unsupported_media, wrong_task
+from slm_operator.gateway.refusal import (
+    Refusal,
+    engine_failed,
+    held_too_long,
+    no_messages,
+    unsupported_media,
+    wrong_task,
+)
 from slm_operator.gateway.reply import Stream, whole
 from slm_operator.gateway.resuming import Transcript
 from slm_operator.gateway.usage import BYTES_PER_TOKEN, StreamUsage, Usage, usage_in
 
 LOG = logging.getLogger(__name__)
+MESSAGES = "/v1/messages"
+"""Anthropic's API, in which llama.cpp drops the field that picks an adapter."""
 PASSED_CLIENT_ERRORS = range(400, 500)
 """What an engine says of a request that it cannot answer is for the client: too long a prompt, an unknown field."""
 NOT_THE_CLIENTS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.FORBIDDEN)
@@ -111,7 +120,8 @@ class Proxy:
 
     async def _try(self, exchange: Exchange, admission: Admission, endpoint: Endpoint) -> web.StreamResponse:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
-        # The service may have changed while the request waited.
+        if exchange.path == MESSAGES and endpoint.adapters and not endpoint.by_name:
+            raise no_messages()
         body = body_for(exchange.resumed or exchange.ask, exchange.service, endpoint)
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)
         try:
