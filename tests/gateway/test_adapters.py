@@ -107,6 +107,25 @@ async def test_a_request_that_no_engine_holds_the_adapter_for_waits_for_one_and_
         await second.stop()
 
 
+async def test_who_waits_for_an_adapter_that_was_taken_away_is_told_at_once() -> None:
+    first, other = engine(slots=1, pause_seconds=0.2), StubEngine("other")
+    async with open_gateway(first, adapters=HELD, to_come=frozenset({"legal"})) as door:
+        under_way = asyncio.create_task(door.post(chat("qwen:french")))
+        await until(lambda: first.working == 1)
+        waiting = [asyncio.create_task(door.post(chat(f"qwen:{name}"))) for name in HELD]
+        await until(lambda: len(door.wanted) == 2)
+        await other.start()
+        gone = replace(door.service, endpoints=(other.endpoint,), adapters=())
+        door.directory.put(gone)
+        code, _, answer = await waiting[0]
+        assert (code, answer["error"]["code"]) == (404, "model_not_found")
+        assert "The model 'default/qwen:french' does not exist" in answer["error"]["message"]
+        assert not waiting[1].done(), "engines are to hold that one, as the spec has it"
+        door.directory.put(replace(gone, endpoints=(first.endpoint,), adapters=HELD))
+        assert [(await each)[0] for each in (under_way, waiting[1])] == [200, 200]
+        await other.stop()
+
+
 async def test_a_canary_that_lacks_an_adapter_takes_it_away_from_nobody() -> None:
     class Tried(StubEngine):
         @property

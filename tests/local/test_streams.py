@@ -110,17 +110,21 @@ def test_from_no_engine_to_four_and_back_under_a_load_that_varies(backend: Backe
 
 def test_no_stream_is_cut_whatever_is_replaced(backend: Backend) -> None:
     """A thousand streams here; ten thousand where SLM_SOAK is set."""
-    keep_asking(backend, 1_000)
+    keep_asking(backend, 1_000, between=20)
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(5400)
 @pytest.mark.skipif(not os.environ.get("SLM_SOAK"), reason="ten thousand streams take minutes: make soak")
 def test_of_ten_thousand_streams_none_is_cut(backend: Backend) -> None:
-    keep_asking(backend, 10_000)
+    keep_asking(backend, 10_000, between=50)
 
 
-def keep_asking(backend: Backend, wanted: int) -> None:
-    """End and replace engines, gateway and daemon in turn, under a load that varies, until so many came."""
+def keep_asking(backend: Backend, wanted: int, *, between: int) -> None:
+    """End and replace engines, gateway and daemon in turn, under a load that varies, until so many came.
+
+    ``between`` two disturbances so many streams have to end.
+    """
     contexts = itertools.cycle((512, 256))
 
     def replace_engines() -> None:
@@ -155,7 +159,7 @@ def keep_asking(backend: Backend, wanted: int) -> None:
     with Askers(backend, 3, 16) as askers:
         for disturb in itertools.cycle(disturbances):
             disturb()
-            askers.wait_for(20)
+            askers.wait_for(between)
             assert askers.failures == []
             if askers.answers >= wanted:
                 break

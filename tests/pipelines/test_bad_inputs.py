@@ -21,6 +21,7 @@ from tests.support.mistakes import (
     engine_missing,
     faulty,
     gated,
+    gguf_adapter,
     gguf_repository,
     header_length,
     listing,
@@ -195,6 +196,11 @@ CASES: dict[str, Case] = {
         config(quantization_config={"bits": 4}), Reason.UNSUPPORTED_DTYPE, "are quantized already"
     ),
     "GGUF cut short": Case(gguf_repository(lambda data: data[:-1000]), Reason.INVALID_GGUF, "but the file has 2895384"),
+    "GGUF of an adapter": Case(
+        gguf_adapter,
+        Reason.UNSUPPORTED_ADAPTER,
+        "adapter_config.json and adapter_model.safetensors instead",
+    ),
     "GGUF of other bytes": Case(gguf_repository(lambda data: b"GGML" + data[4:]), Reason.INVALID_GGUF, "model.gguf"),
     "part of a split GGUF": Case(one_part, Reason.INVALID_GGUF, "-00001-of-00003.gguf is one of 3 parts of a split"),
     "several GGUF files": Case(

@@ -4,6 +4,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import gguf
+import numpy as np
+
 from tests.support.engine import write_model as write_gguf
 from tests.support.hub import Fault
 from tests.support.lab import Lab
@@ -173,6 +176,21 @@ def gguf_repository(change: Callable[[bytes], bytes], *names: str) -> Arrange:
         lab.model()
 
     return arrange
+
+
+def gguf_adapter(lab: Lab) -> None:
+    """As llama.cpp's own converter of adapters writes one."""
+    for path in lab.repo.iterdir():
+        path.unlink()
+    writer = gguf.GGUFWriter(lab.repo / "adapter.gguf", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    lab.model()
 
 
 def private_address(lab: Lab) -> None:

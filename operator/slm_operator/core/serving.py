@@ -249,7 +249,8 @@ def _is_refused(snapshot: ServiceSnapshot) -> bool:
 
 def _choice_digest(snapshot: ServiceSnapshot, source: _Source) -> str:
     asked = snapshot.service.spec.model_dump(mode="json", include=CHOSEN_BY)
-    beside = [model.status.digest for model in source.companions.values()]
+    # In whatever order a spec names them: engines take no more memory for that.
+    beside = sorted(model.status.digest for model in source.companions.values())
     return build_step_digest(snapshot.service, snapshot.placement, source.identity, asked, *beside)
 
 

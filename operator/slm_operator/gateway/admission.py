@@ -80,6 +80,9 @@ class Admission:
             self._loads = {each: loads.pop(each, 0) for each in self._endpoints}
             self._leaving = {each: load for each, load in loads.items() if load}
             self._warm_all()
+        for waiter in [each for each in self._waiting if self._has_lost(each.adapter)]:
+            self._waiting.remove(waiter)
+            self._settle(waiter, no_such_model(f"{self._key}:{waiter.adapter}"))
         self._let_in()
 
     def try_take(self, prefix: str, adapter: str = "", *, again: bool = False) -> Endpoint | None:
@@ -100,8 +103,8 @@ class Admission:
 
         ``again``: the request had its turn, but its engine could not take it.
         """
-        if self.service is None:
-            raise no_such_model(self._key)
+        if self.service is None or self._has_lost(adapter):
+            raise no_such_model(f"{self._key}:{adapter}" if adapter else self._key)
         if not again and (
             len(self._waiting) >= self._limits.queue_length
             or self._waiting_bytes + size_bytes > self._limits.queue_bytes
@@ -147,6 +150,11 @@ class Admission:
         """End the timers."""
         for timer in self._cooling.values():
             timer.cancel()
+
+    def _has_lost(self, adapter: str) -> bool:
+        """Whether no engine holds the adapter any longer, and none is to."""
+        service = self.service
+        return bool(adapter and service and adapter not in service.adapters and adapter not in service.to_come)
 
     def _warm(self, name: str) -> None:
         del self._cooling[name]

@@ -29,6 +29,7 @@ def read_service(
     meta, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     model_name = _reference(spec, "modelRef") or _reference((quant_job or {}).get("spec") or {}, "modelRef")
     variant = status.get("variant", "")
+    named = tuple(each["name"] for each in spec.get("adapters") or ())
     engines = tuple(_read_engine(pod, spec) for pod in sorted(filter(_takes_requests, pods), key=_name))
     return Service(
         meta["namespace"],
@@ -40,7 +41,8 @@ def read_service(
         created=_unix_time(meta.get("creationTimestamp", "")),
         canary=_read_canary(status.get("canary") or {}),
         about=_describe(spec, status, (model or {}).get("status") or {}),
-        adapters=_adapters(spec, engines),
+        adapters=_adapters(named, engines),
+        to_come=frozenset(named),
     )
 
 
@@ -55,10 +57,10 @@ def _aliases(model: str, variant: str) -> tuple[str, ...]:
     return (model, f"{model}:{variant}") if variant and variant != BASELINE_LABEL else (model,)
 
 
-def _adapters(spec: Mapping[str, Any], engines: Sequence[Endpoint]) -> tuple[str, ...]:
+def _adapters(named: tuple[str, ...], engines: Sequence[Endpoint]) -> tuple[str, ...]:
     """What some engine holds: during a rollout from the first one's change to the last one's."""
     if not engines:
-        return tuple(each["name"] for each in spec.get("adapters") or ())
+        return named
     return tuple(dict.fromkeys(name for each in engines for name in each.adapters))
 
 

@@ -79,6 +79,8 @@ class Service:
     about: About = About()
     adapters: tuple[str, ...] = ()
     """Names of the adapters that some of its engines hold, or shall hold where there is none."""
+    to_come: frozenset[str] = frozenset()
+    """Names of those that all of them are to hold."""
     adapter: str = ""
     """The one that a request names; empty: the model as it is."""
 

@@ -117,6 +117,12 @@ def _read_header(origin: Origin, revision: str, name: str, size: int, allowed_by
 def _describe_gguf(origin: Origin, listing: Listing, file: ModelFile, reporter: Reporter) -> ResolveResult:
     reporter.report(f"Reading the header of {file.name}")
     header = _read_gguf_header(origin, listing.revision, file)
+    if header.metadata.get("general.type") == "adapter":
+        message = (
+            f"{file.name} is a LoRA adapter that was converted for some model: name a repository with "
+            f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} instead, of which one is made for the model that is served."
+        )
+        raise BadInput(Reason.UNSUPPORTED_ADAPTER, message)
     return ResolveResult(
         revision=listing.revision,
         format="gguf",

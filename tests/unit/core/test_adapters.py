@@ -136,6 +136,17 @@ async def test_another_order_rolls_the_engines_which_number_them() -> None:
     assert template["metadata"]["annotations"]["slm.dev/adapters"] == "legal,french"
 
 
+async def test_another_order_of_adapters_chooses_no_engine_anew() -> None:
+    made = await operate(adapter("f"), adapter("l"), service())
+    made.cluster.objects[ObjectKey("SLMModel", "default", "l")]["status"]["digest"] = digest("another")
+    chosen = []
+    for adapters in (ADAPTERS, ADAPTERS[::-1]):
+        await made.put(service(adapters=adapters, parallel=5))
+        await settle(made)
+        chosen.append(made.cluster.objects[SERVICE_KEY]["status"]["choiceDigest"])
+    assert chosen[0] == chosen[1]
+
+
 async def test_what_is_done_outlives_its_jobs_and_is_kept_in_the_store() -> None:
     made = await operate(adapter("f"), adapter("l"), service())
     for key in [key for key in made.cluster.objects if key.kind in ("Job", "Pod")]:

@@ -14,7 +14,7 @@ ENGINE, OTHER = Endpoint("e0", "10.0.0.1", 80), Endpoint("e1", "10.0.0.2", 80)
 
 
 def service(*endpoints: Endpoint) -> Service:
-    return Service("default", "qwen", endpoints=endpoints)
+    return Service("default", "qwen", endpoints=endpoints, to_come=frozenset({"legal", "french"}))
 
 
 def admission(of: Service) -> Admission:
