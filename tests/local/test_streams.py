@@ -108,6 +108,7 @@ def test_from_no_engine_to_four_and_back_under_a_load_that_varies(backend: Backe
     until(lambda: not engines(backend), "the last engine stays", WAIT_SECONDS, 0.2)
 
 
+@pytest.mark.timeout(1200)
 def test_no_stream_is_cut_whatever_is_replaced(backend: Backend) -> None:
     """A thousand streams here; ten thousand where SLM_SOAK is set."""
     keep_asking(backend, 1_000, between=20)
