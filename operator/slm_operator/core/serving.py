@@ -197,8 +197,8 @@ def _draft(snapshot: ServiceSnapshot, size_bytes: int) -> Draft | None:
     speculative = snapshot.service.spec.speculative
     if speculative is None:
         return None
-    shape = snapshot.companions[speculative.draft_model_ref.name].status.shape
-    return Draft(shape, size_bytes, speculative.max_draft_tokens)
+    model = snapshot.companions[speculative.draft_model_ref.name].status
+    return Draft(model.shape or model.dimensions, size_bytes, speculative.max_draft_tokens)
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:
