@@ -10,6 +10,7 @@ from slm_operator.core.conditions import Verdict, build_conditions, build_events
 from slm_operator.core.engines import count, judge_engines
 from slm_operator.core.manifests.canary import canary_key, read_weights
 from slm_operator.core.manifests.deployment import (
+    Weights,
     address_url,
     build_budget,
     build_deployment,
@@ -140,14 +141,15 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
     service, generation = snapshot.service, snapshot.service.metadata.generation
     deployment = snapshot.deployment if _is_ours(snapshot, snapshot.deployment) else None
     tried = wanted.rollout.status is not None and wanted.rollout.status.state != "Promoting"
-    kept = read_weights(deployment["spec"]["template"]) if tried and deployment else wanted.weights
+    choice, before = wanted.choice, service.status
+    known = wanted.weights.blob  # Else what was made before may be what is asked for again in a moment.
+    made = wanted.weights if known else Weights(before.variant, before.digest)
+    kept = read_weights(deployment["spec"]["template"]) if tried and deployment else made
     served = served_weights(snapshot.pods) or kept
     new = served == wanted.weights
     address = snapshot.address if _is_ours(snapshot, snapshot.address) else _planned(wanted, "Service")
     replicas, ready = count_engines(snapshot, deployment, applied=bool(wanted.children))
-    work = wanted.work if served.blob and new else ""
-    choice, before = wanted.choice, service.status
-    known = wanted.weights.blob  # Else what was made before may be what is asked for again in a moment.
+    work = (wanted.work if known else before.work_digest) if served.blob and served == made else ""
     status = InferenceServiceStatus(
         observed_generation=generation,
         conditions=build_conditions(verdict, service.status.conditions, generation, now),
@@ -165,7 +167,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
         ready_replicas=ready,
         selector=",".join(f"{key}={value}" for key, value in sorted(build_selector(service).items())),
         canary=wanted.rollout.status,
-        work_digest=work if known else service.status.work_digest,
+        work_digest=work,
         store_uid=(snapshot.store.uid if work and snapshot.store else "") if known else service.status.store_uid,
     )
     return dump_status(status)

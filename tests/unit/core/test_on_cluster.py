@@ -303,6 +303,21 @@ async def test_an_unquantized_service_keeps_its_file_when_the_conversion_is_gone
     assert made.cluster.objects[SERVICE_KEY]["status"]["digest"] == digest("b-base")
 
 
+async def test_an_unquantized_service_without_an_engine_keeps_its_file_while_its_model_is_gone() -> None:
+    made = Operated()
+    await made.put(MODEL, manifest("InferenceService", "s", {"modelRef": {"name": "m"}}))
+    await made.settle(succeed)
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    await made.cluster.delete(MODEL_KEY)
+    await made.settle(succeed)
+    assert made.told("InferenceService", "s")[0] == "ModelNotFound"
+    assert made.cluster.objects[SERVICE_KEY]["status"]["digest"] == digest("b-base")
+    await made.put(MODEL)
+    await made.settle(succeed)
+    assert made.told("InferenceService", "s")[0] == "Starting"
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == before
+
+
 async def test_what_was_asked_for_anew_is_done_anew_and_suspending_asks_for_nothing() -> None:
     made = Operated()
     await made.put(MODEL, QUANT)
