@@ -91,7 +91,7 @@ def _require_adapter(
 ) -> CompanionStatus:
     """The adapter as a GGUF file for the model that is served, or that its variant was made of."""
     service, placement = snapshot.service, snapshot.placement
-    step = specs.AdaptSpec(adapter=adapter.digest, model=_require_base(snapshot).digest, store=placement.store)
+    step = specs.AdaptSpec(adapter=adapter.digest, model=_require_base(snapshot), store=placement.store)
     work = build_step_digest(service, placement, step.step, step.adapter, step.model)
     before = _find_before(service, role)
     if is_done(before, work, snapshot.store):
@@ -104,7 +104,7 @@ def _require_adapter(
 def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMModelStatus) -> CompanionStatus:
     """The model as a folder of its files, once it was held against the one that is served."""
     service, placement = snapshot.service, snapshot.placement
-    step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot).digest, store=placement.store)
+    step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot), store=placement.store)
     work = build_step_digest(service, placement, step.step, step.model, step.beside)
     before = _find_before(service, role)
     if is_done(before, work, snapshot.store):
@@ -114,12 +114,14 @@ def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMMo
     return _remember(role, made, work, sequence)
 
 
-def _require_base(snapshot: ServiceSnapshot) -> SLMModelStatus:
-    """The model that is served, or of which a variant is; raises Blocked until it is Ready."""
+def _require_base(snapshot: ServiceSnapshot) -> str:
+    """Digest of the model that is served, or that a variant was made of; raises Blocked until it is there."""
     spec, job = snapshot.service.spec, snapshot.quant_job
+    if spec.model_ref is None and snapshot.model is not None and job is not None and job.status.model_digest:
+        return job.status.model_digest  # The SLMModel may be on its way to another revision.
     reference = spec.model_ref or (job.spec.model_ref if job else None)
     name = reference.name if reference else ""
-    return require_model(check_model, name, snapshot.model, snapshot.placement).status
+    return require_model(check_model, name, snapshot.model, snapshot.placement).status.digest
 
 
 def _check_of(role: str) -> Check:

@@ -102,6 +102,35 @@ async def test_the_adapter_is_converted_for_the_model_that_a_variant_was_made_of
     assert DEPLOYMENT not in made.cluster.objects
 
 
+@pytest.mark.parametrize("adapters", [[], ADAPTERS], ids=["without adapters", "with adapters"])
+async def test_a_variant_is_served_on_while_its_model_is_fetched_anew(adapters: list[dict[str, Any]]) -> None:
+    spec = {"quantJobRef": {"name": "q", "variant": "Q4_0"}, "adapters": adapters}
+    made = await operate(QUANT, adapter("f"), adapter("l"), manifest("InferenceService", "s", spec))
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    other = copy.deepcopy(MODEL)
+    other["spec"]["source"]["huggingFace"]["revision"] = "next"
+    await made.put(other, manifest("InferenceService", "s", {**spec, "replicas": 2}))
+    await settle(made, acquire=None)
+    assert made.told("SLMModel", "m")[0] == "Acquiring"
+    assert made.told("InferenceService", "s") == ("Starting", "Engines are starting: 0 of 2 answer.")
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == {**before, "replicas": 2}
+
+
+@pytest.mark.parametrize("gone", ["m", "f"], ids=["its model", "an adapter"])
+async def test_engines_go_on_as_they_are_without_what_they_were_made_of(gone: str) -> None:
+    made = await operate(adapter("f"), adapter("l"), service())
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    await made.cluster.delete(ObjectKey("SLMModel", "default", gone))
+    await settle(made)
+    message = f"SLMModel {gone} does not exist in this namespace; apply it and this object goes on by itself."
+    assert made.told("InferenceService", "s") == ("ModelNotFound", message)
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == before
+    await made.put(MODEL if gone == "m" else adapter("f"))
+    await settle(made)
+    assert made.told("InferenceService", "s")[0] == "Starting"
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == before
+
+
 async def test_an_adapter_that_is_not_there_is_waited_for_and_named() -> None:
     made = await operate(adapter("f"), service())
     message = "SLMModel l does not exist in this namespace; apply it and this object goes on by itself."
