@@ -23,9 +23,12 @@ SMALL = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
     INDEX_NAME,
 )
-"""What conversion or an engine reads beside the weights; taken whatever allowPatterns says."""
+"""What conversion or an engine reads beside the weights, of images and sound too; taken whatever allowPatterns says."""
 NEEDED = (("config.json",), ("tokenizer.json", "tokenizer.model"))
 """Without one of each no safetensors can be converted."""
 MAX_NAME_LENGTH = 512

@@ -78,11 +78,26 @@ def test_a_header_that_contradicts_itself_or_the_file_is_refused(fault: str) -> 
 
 def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slm_pipelines.formats.safetensors.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
-    for content in (b"[" + b"[]," * 600_000 + b"[]]", b'{"a":' + b"1," * 600_000 + b"}", b"[" * 600_000):
+    for content in (b"[" + b"[]," * 1_400_000 + b"[]]", b'{"a":' + b"1," * 1_400_000 + b"}", b"[" * 1_400_000):
         with pytest.raises(BadInput) as caught:
             parse_header("m", *encode(content))
         assert caught.value.reason is Reason.INVALID_SAFETENSORS
-        assert "m describes more than the 32768 tensors that the files of one model may hold" in caught.value.message
+        assert "m describes more than the 131072 tensors that the files of one model may hold" in caught.value.message
+
+
+def test_a_mixture_of_experts_that_gptq_has_quantized_is_read() -> None:
+    """As many tensors as of Qwen3-30B-A3B: four for each of three matrices of 128 experts in 48 layers."""
+    entries = {
+        f"model.layers.{layer}.mlp.experts.{expert}.{matrix}_proj.{part}": {"dtype": "F16", "shape": [1, 1]}
+        for layer in range(48)
+        for expert in range(128)
+        for matrix in ("gate", "up", "down")
+        for part in ("qweight", "qzeros", "scales", "g_idx")
+    }
+    for index, entry in enumerate(entries.values()):
+        entry["data_offsets"] = [2 * index, 2 * index + 2]
+    data, size = encode(entries, 2 * len(entries))
+    assert len(parse_header("m", data, size).tensors) == 73_728
 
 
 def test_the_headers_of_all_shards_share_one_limit() -> None:
@@ -101,11 +116,11 @@ def test_the_headers_of_all_shards_share_one_limit() -> None:
 
 
 def test_the_tensors_of_all_shards_share_one_limit() -> None:
-    many = Header("many", {str(index): Tensor("", "F32", (0,), 0, 0) for index in range(20_000)})
+    many = Header("many", {str(index): Tensor("", "F32", (0,), 0, 0) for index in range(70_000)})
     with pytest.raises(BadInput) as caught:
         safetensors.collect_headers(["1", "2", "3"], lambda _name, _bytes: many)
     assert caught.value.reason is Reason.INVALID_SAFETENSORS
-    assert "2 describes more than the 32768 tensors" in caught.value.message
+    assert "2 describes more than the 131072 tensors" in caught.value.message
 
 
 def test_an_unknown_number_format_is_named_with_the_known_ones() -> None:

@@ -38,7 +38,7 @@ def refusal(*names: str, **patterns: list[str]) -> tuple[Reason, str]:
 
 
 def test_only_names_at_the_top_are_taken_by_default() -> None:
-    taken = [*SMALL, "model.safetensors"]
+    taken = [*SMALL, "preprocessor_config.json", "processor_config.json", "model.safetensors"]
     assert select(*taken, "onnx/model.safetensors", "gguf/model.gguf", "README.md", "original/config.json") == taken
 
 
