@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 16 << 20
 dense model of 30B parameters, 9 MB for one of experts. The reference implementation accepts 100 MB per file, and as
 Python values each byte takes up to twenty: whoever publishes a model could fill our memory."""
 MAX_TENSORS = 1 << 17
-"""Tensors of one model, over all its files: less than 1,000 of a dense one of 30B parameters, of a mixture of experts like
+"""Tensors of one model, over all its files. A dense one of 30B parameters has less than 1,000, one of experts such as
 Qwen3-30B-A3B 18,867 and, quantized by GPTQ, nearly 75,000."""
 MARKS_PER_TENSOR = 10
 """Commas, braces and brackets of one tensor's description, on average: a matrix has 8. Each begins at most one Python
