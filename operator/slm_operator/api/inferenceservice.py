@@ -273,6 +273,8 @@ class InferenceServiceStatus(Message):
     """Size of the weights among them, bytes."""
     memory_bytes: int = 0
     """Memory one engine is expected to need: weights, KV cache and compute buffers, bytes."""
+    context_size: int = 0
+    """Tokens of context of each slot: spec.contextSize, or what the model was made for where that is less."""
     companions: list[CompanionStatus] = Field(default_factory=list, max_length=32)
     """Further models that are loaded beside it."""
     replicas: int = 0

@@ -162,6 +162,7 @@ def _build_status(snapshot: ServiceSnapshot, wanted: Wanted, verdict: Verdict, n
         digest=served.blob,
         size_bytes=wanted.size_bytes if new else service.status.size_bytes,
         memory_bytes=(wanted.memory_bytes if new else 0) or (service.status.memory_bytes if served.blob else 0),
+        context_size=(wanted.context_size if new else 0) or (before.context_size if served.blob else 0),
         companions=tell_companions(service, wanted.companions),
         replicas=replicas,
         ready_replicas=ready,

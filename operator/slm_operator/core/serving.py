@@ -45,6 +45,7 @@ class Wanted:
     weights: Weights = field(default_factory=Weights)
     size_bytes: int = 0
     memory_bytes: int = 0
+    context_size: int = 0
     choice: Choice | None = None
     choice_digest: str = ""
     work: str = ""
@@ -103,7 +104,10 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
     spec, devices = service.spec, choice.accelerator.count
     demand = build_demand(snapshot, wanted)
     serving = demand.serving
-    wanted.memory_bytes = serving.total if serving else 0
+    same = service.status.digest == wanted.weights.blob
+    # Of a variant whose model was deleted, what was known stands, so that its engines stay as they are.
+    forecast = service.status.memory_bytes if snapshot.model is None and same else 0
+    wanted.memory_bytes, wanted.context_size = serving.total if serving else forecast, demand.context_size
     folder = f"{placement.store}/{'snapshots' if loads_folders(choice.runtime, placement) else 'blobs'}/sha256"
     beside = {role: f"{folder}/{_hex(each.digest)}" for role, each in wanted.companions.items()}
     order = Order(
@@ -202,7 +206,7 @@ def _draft(snapshot: ServiceSnapshot, size_bytes: int) -> Draft | None:
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:
-    longest = snapshot.model.status.context_length if snapshot.model else 0
+    longest = snapshot.model.status.context_length if snapshot.model else snapshot.service.status.context_size
     wanted = snapshot.service.spec.context_size
     return min(wanted, longest) if longest else wanted
 

@@ -8,7 +8,7 @@ import pytest
 from slm_operator.core.plan import EventRecord, Manifest, ObjectKey
 from slm_operator.errors import Conflict, NameTaken, Refused
 from tests.support.memory_cluster import STORE, MemoryCluster, Operated
-from tests.support.planning import MODEL, QUANT, SERVICE, digest, fail, manifest, succeed
+from tests.support.planning import MODEL, QUANT, SERVICE, digest, fail, manifest, succeed, succeed_as
 
 MODEL_KEY = ObjectKey("SLMModel", "default", "m")
 QUANT_KEY = ObjectKey("QuantJob", "default", "q")
@@ -316,6 +316,19 @@ async def test_an_unquantized_service_without_an_engine_keeps_its_file_while_its
     await made.settle(succeed)
     assert made.told("InferenceService", "s")[0] == "Starting"
     assert made.cluster.objects[DEPLOYMENT]["spec"] == before
+
+
+async def test_engines_of_a_variant_stay_as_they_are_when_its_model_is_deleted() -> None:
+    made, answer = Operated(), succeed_as("Qwen/Qwen3-0.6B")
+    spec = {"quantJobRef": {"name": "q", "variant": "Q4_0"}, "contextSize": 1048576}
+    await made.put(MODEL, QUANT, manifest("InferenceService", "s", spec))
+    await made.settle(answer)
+    before = copy.deepcopy(made.cluster.objects[DEPLOYMENT]["spec"])
+    assert made.cluster.objects[SERVICE_KEY]["status"]["contextSize"] < 1048576
+    await made.cluster.delete(MODEL_KEY)
+    await made.put(manifest("InferenceService", "s", {**spec, "replicas": 2}))
+    await made.settle(answer)
+    assert made.cluster.objects[DEPLOYMENT]["spec"] == {**before, "replicas": 2}
 
 
 async def test_what_was_asked_for_anew_is_done_anew_and_suspending_asks_for_nothing() -> None:
