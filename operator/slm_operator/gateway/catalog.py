@@ -104,6 +104,7 @@ def _describe(spec: Mapping[str, Any], status: Mapping[str, Any], model: Mapping
         variant=status.get("variant", ""),
         format="safetensors" if as_they_came else "gguf",
         task=spec.get("task", "generate"),
+        sees=bool(spec.get("projectorRef")),
         on_gpu=bool((status.get("accelerator") or {}).get("count")),
         family=model.get("architecture", ""),
         parameters=model.get("parameters", 0),

@@ -46,6 +46,8 @@ class About:
     task: str = "generate"
     """generate, embed or rerank."""
     on_gpu: bool = False
+    sees: bool = False
+    """Whether it reads images, by a projector."""
 
 
 @dataclass(frozen=True)

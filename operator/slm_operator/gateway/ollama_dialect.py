@@ -117,7 +117,7 @@ def describe_served(service: Service, name: str) -> Served:
         quantization=about.variant,
         license=about.license,
         context_size=about.context_size,
-        capabilities=CAPABILITIES.get(about.task, ()),
+        capabilities=(*CAPABILITIES.get(about.task, ()), *(["vision"] if about.sees else [])),
         running=bool(service.endpoints),
         memory_bytes=about.memory_bytes,
         on_gpu=about.on_gpu,

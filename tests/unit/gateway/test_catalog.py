@@ -55,6 +55,11 @@ def test_what_vllm_serves_on_a_gpu_is_told_as_such() -> None:
     assert describe_served(Service("n", "s", about=about), "s").capabilities == ("embedding",)
 
 
+def test_a_service_with_a_projector_sees() -> None:
+    about = read_service(service(projectorRef={"name": "p"}), [], JOB, None).about
+    assert describe_served(Service("n", "s", about=about), "s").capabilities == ("completion", "tools", "vision")
+
+
 def test_a_service_with_all_that_belongs_to_it() -> None:
     status = {"variant": "Q4_0", "digest": "sha256:d", "sizeBytes": 7, "memoryBytes": 9}
     pods = [pod("chat-b"), pod("chat-a", port=20123, podIP="127.0.0.1")]
