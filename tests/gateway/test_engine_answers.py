@@ -134,13 +134,17 @@ async def test_an_answer_without_a_length_that_is_given_up_never_looks_complete(
     assert door.records[0].verdict == "truncated"
 
 
-async def test_an_engine_whose_stream_makes_no_sense_is_hung_up_on_and_the_record_says_so() -> None:
+async def test_an_engine_whose_stream_makes_no_sense_is_hung_up_on_and_record_and_log_say_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     events = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"data: {oops\n\n"
     async with scripted(*events, hang=True) as door:
         async with door.session.post(door.url + "/api/chat", json=chat("qwen")) as answer:
             assert b"not of OpenAI's form" in await answer.read()
         await until(lambda: bool(door.records))
-    assert door.records[0].verdict == "truncated"
+    (record,) = door.records
+    assert record.verdict == "truncated"
+    assert f"request {record.request_id}: engine {record.endpoint} failed (truncated)" in caplog.text
 
 
 async def test_an_answer_over_the_limit_is_not_read_on() -> None:

@@ -1,6 +1,7 @@
 """``slm gc``: remove from the store what no object refers to."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from typing import Annotated
@@ -10,12 +11,14 @@ from pydantic import ValidationError
 
 from slm_contract.results import CollectResult, Outcome
 from slm_contract.specs import CollectSpec
+from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, CommandFailed
 from slm_operator.cli.session import local_paths, open_cluster
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
+from slm_operator.local.sharing import find_others
 from slm_operator.ports import Manifest
 
 app = typer.Typer()
@@ -31,7 +34,7 @@ def find_running_jobs(objects: list[Manifest]) -> list[str]:
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove from the store what no object refers to.
+    """Remove from the store what no object refers to, of any state folder that shares it.
 
     Examples:
       slm gc --dry-run
@@ -41,7 +44,11 @@ def gc(
 
     async def work() -> list[Manifest]:
         async with open_cluster() as cluster:
-            return [item for kind in KEEPING_KINDS for item in await cluster.list(kind)]
+            objects = [item for kind in KEEPING_KINDS for item in await cluster.list(kind)]
+        for database in find_others(local_paths()):
+            with contextlib.closing(SqliteCluster(database)) as other:
+                objects += [item for kind in KEEPING_KINDS for item in await other.list(kind)]
+        return objects
 
     objects = asyncio.run(work())
     if jobs := find_running_jobs(objects):

@@ -98,7 +98,8 @@ def _problem(
     if not_convertible and (why := _why_not_unconverted(runtime, accelerator, configured)):
         return f"{why} {not_convertible}"
     if runtime not in configured:
-        return f"{runtime} is not configured: give it an image, or choose one of {', '.join(sorted(configured))}."
+        others = " or ".join(sorted(configured))
+        return f"{runtime} is not configured: give it an image (on a laptop, a program), or choose {others}."
     return _vllm_problem(formats, accelerator, not_convertible) if runtime == VLLM else ""
 
 

@@ -37,6 +37,8 @@ FORWARDED = frozenset(
 MODELS = "/v1/models"
 UNKNOWN, OLLAMA = "unknown", "/api"
 """What paths are called that are none of ours."""
+FAILED = frozenset({"engine_failed", "engine_timeout", "truncated"})
+"""Verdicts whose reason clients are told to look for in the log."""
 TELLING_SECONDS = 2.0
 """Longest wait for requests that were cut off to be told of: they need a few passes of the event loop."""
 VERSIONS = (HttpVersion11, HttpVersion10)
@@ -118,6 +120,8 @@ class Gateway:
         return response
 
     def _tell(self, record: Record) -> None:
+        if record.verdict in FAILED:
+            LOG.warning("request %s: engine %s failed (%s)", record.request_id, record.endpoint, record.verdict)
         for observe in (self.admissions.observe, *self._observers):
             try:
                 observe(record)

@@ -186,9 +186,12 @@ class MemoryDirectory:
         return found
 
     def _adapted(self, name: str) -> Service | None:
+        """With the adapter that the name ends in; of services with one alias the first that has it."""
         served, _, adapter = name.rpartition(":")
-        found = self._named(served) if served else None
-        return replace(found, adapter=adapter) if found is not None and adapter in found.adapters else None
+        for key in [served] if served in self._services else sorted(self._claims.get(served, ())):
+            if adapter in self._services[key].adapters:
+                return replace(self._services[key], adapter=adapter)
+        return None
 
     def _unclaim(self, service: Service) -> None:
         for name in {f"{service.namespace}/{alias}" for alias in service.aliases}:

@@ -25,6 +25,7 @@ from slm_operator.local.faults import forget_faults
 from slm_operator.local.gateway_keeper import GatewayKeeper, end_gateway
 from slm_operator.local.lifecycle import EXIT_MALFORMED, EXIT_RUNNING, hold_lock
 from slm_operator.local.paths import LocalPaths
+from slm_operator.local.sharing import join_store
 from slm_operator.reconcile.autoscaler import Autoscaler
 from slm_operator.reconcile.controller import Controller
 from slm_operator.reconcile.reconciler import Reconciler
@@ -90,6 +91,7 @@ async def serve(paths: LocalPaths, settings: Settings, announce: Callable[[int, 
         loop.add_signal_handler(number, _stop, stopping, number)
     cluster = SqliteCluster(paths.database)
     kubelet = ProcessKubelet(cluster, paths.state, paths.logs)
+    join_store(paths)
     await forget_faults(cluster)
     placement = build_local_placement(settings, str(paths.store))
     autoscaler = Autoscaler()

@@ -55,6 +55,11 @@ class LocalPaths:
         return self.state / "logs"
 
     @property
+    def states(self) -> Path:
+        """Folder that names the state folders whose objects refer to the store, one file for each."""
+        return self.data / "states"
+
+    @property
     def store(self) -> Path:
         """Folder of the content-addressed store."""
         return self.data / "store"

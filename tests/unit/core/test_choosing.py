@@ -211,7 +211,7 @@ async def test_without_an_image_of_vllm_it_is_refused_with_what_there_is() -> No
     made = Operated(placement=placement)
     await made.put(H100, model("Qwen/Qwen3-8B"), service(runtime="vllm"))
     await made.settle(succeed_as("Qwen/Qwen3-8B"))
-    message = "vllm is not configured: give it an image, or choose one of llama.cpp."
+    message = "vllm is not configured: give it an image (on a laptop, a program), or choose llama.cpp."
     assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
 
 
@@ -256,7 +256,7 @@ async def test_a_third_engine_is_held_to_the_same_rules() -> None:
 
 async def test_an_engine_that_nobody_set_up_is_refused_with_those_there_are() -> None:
     made = await operate([H100], runtime="sglang")
-    message = "sglang is not configured: give it an image, or choose one of llama.cpp, vllm."
+    message = "sglang is not configured: give it an image (on a laptop, a program), or choose llama.cpp or vllm."
     assert made.told("InferenceService", "s") == ("RuntimeNotAvailable", message)
 
 

@@ -71,7 +71,12 @@ def test_auto_takes_the_engine_that_is_configured_and_says_what_it_would_have_ta
         ("vllm", {"gguf"}, L4, "vllm serves safetensors, not GGUF files: set spec.runtime to llama.cpp"),
         ("vllm", {"safetensors"}, None, "vllm needs a GPU, and none is offered"),
         ("vllm", {"safetensors"}, METAL, "vllm does not serve on Apple GPUs: set spec.runtime to llama.cpp."),
-        ("sglang", {"gguf"}, L4, "sglang is not configured: give it an image, or choose one of llama.cpp, vllm."),
+        (
+            "sglang",
+            {"gguf"},
+            L4,
+            "sglang is not configured: give it an image (on a laptop, a program), or choose llama.cpp or vllm.",
+        ),
     ],
 )
 def test_an_engine_that_cannot_serve_is_refused_with_what_to_change(

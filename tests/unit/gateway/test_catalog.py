@@ -157,6 +157,14 @@ def test_a_service_with_an_adapter_goes_by_both_names_and_a_variant_is_no_adapte
     assert [directory.find(name, "n") for name in ("chat:", ":french", "chat:Q4_0", "other:french")] == [None] * 4
 
 
+def test_an_adapter_after_an_alias_is_that_of_the_first_service_that_has_it() -> None:
+    plain, able = Service("n", "a", aliases=("m",)), Service("n", "b", aliases=("m",), adapters=("french",))
+    directory = MemoryDirectory([plain, able])
+    assert directory.find("m", "n") == plain
+    assert directory.find("m:french", "n") == replace(able, adapter="french")
+    assert directory.find("a:french", "n") is None
+
+
 def test_an_alias_is_its_first_holders_until_that_one_is_gone() -> None:
     one, two = Service("n", "one", aliases=("m", "two")), Service("n", "two", aliases=("m",))
     directory = MemoryDirectory([two, one])
