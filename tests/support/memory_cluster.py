@@ -279,6 +279,6 @@ def _is_for_adapter(made: Operated, label: str) -> bool:
     assert made.job is not None
     job = made.cluster.objects[made.job]
     if label == "snapshot":
-        return '"beside":"' in str(job["spec"])
+        return '"beside":"sha256' in str(job["spec"])
     (owner,) = job["metadata"]["ownerReferences"]
     return label in ("resolve", "acquire") and owner["name"] in adapters

@@ -7,7 +7,7 @@ from slm_operator.core.inventory import Accelerator
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.resources import engine_memory
 from slm_operator.core.sizes import BATCH_TOKENS, ServingMemory, serving_bytes
-from slm_operator.core.tensor_parallel import tensor_parallel_sizes
+from slm_operator.core.tensor_parallel import tensor_parallel_sizes, why_not_split
 
 GIB = 2**30
 LLAMA_CPP_MARGIN_BYTES = GIB
@@ -145,5 +145,8 @@ def splits(demand: Demand, devices: int) -> list[int]:
     llama.cpp gives each device whole layers, so any number will do up to the number of layers.
     """
     if demand.engine == "vllm":
-        return tensor_parallel_sizes(demand.shape, devices)
+        draft = demand.draft.shape if demand.draft else None  # Split like the served model: vLLM does not do otherwise.
+        return [
+            size for size in tensor_parallel_sizes(demand.shape, devices) if not draft or not why_not_split(draft, size)
+        ]
     return list(range(1, min(devices, demand.shape.layers if demand.shape else devices) + 1))

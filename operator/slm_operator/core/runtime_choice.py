@@ -130,6 +130,8 @@ def why_not_parallel(demand: Demand, accelerator: Accelerator, asked: int) -> st
     """Why vLLM cannot split over the GPUs that spec.tensorParallelSize asks for, and what will do; or nothing."""
     sizes = tensor_parallel_sizes(demand.shape, accelerator.devices)
     why = why_not_split(demand.shape, asked) if demand.shape else ""
+    if not why and demand.draft and demand.draft.shape and (of_draft := why_not_split(demand.draft.shape, asked)):
+        why = f"the draft model is split like the served one, and {of_draft}"
     if asked > accelerator.devices:
         why = _too_few(accelerator)
     if not why:

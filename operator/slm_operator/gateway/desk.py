@@ -15,7 +15,7 @@ from slm_operator.gateway.body import Bodies
 from slm_operator.gateway.dialect import Dialect
 from slm_operator.gateway.directory import Directory, Service
 from slm_operator.gateway.limits import Limits
-from slm_operator.gateway.proxy import Exchange, Proxy
+from slm_operator.gateway.proxy import MESSAGES, Exchange, Proxy
 from slm_operator.gateway.record import Record
 from slm_operator.gateway.refusal import Refusal
 from slm_operator.gateway.reply import Stream
@@ -83,6 +83,9 @@ class Desk:
         assert record.service is not None  # noqa: S101 (for the type checker)
         if record.service.about.task != TASKS.get(path, GENERATE):
             raise refusals.wrong_task()  # Not every engine says so: llama.cpp has models that rank write text.
+        engines = record.service.endpoints
+        if path == MESSAGES and engines and all(each.adapters and not each.by_name for each in engines):
+            raise refusals.no_messages()  # The engine that is found is looked at once more.
         if record.service.adapter and ask.prefix:  # What an engine has cached is of one adapter.
             ask = replace(ask, prefix=f"{record.service.adapter}:{ask.prefix}")
         self._access.begin(caller, record.arrived)

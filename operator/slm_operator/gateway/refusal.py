@@ -89,7 +89,7 @@ def unsupported_media() -> Refusal:
 def no_messages() -> Refusal:
     """Engines do not take an adapter's number under Anthropic's API, and would answer with any."""
     message = "A model with adapters is not served as /v1/messages: use /v1/chat/completions or /v1/responses."
-    return Refusal(HTTPStatus.BAD_REQUEST, "wrong_task", message)
+    return Refusal(HTTPStatus.BAD_REQUEST, "wrong_path", message)
 
 
 def no_such_model(model: str) -> Refusal:

@@ -195,10 +195,10 @@ async def test_vllm_gets_an_adapters_own_files_once_they_were_held_against_the_m
     await made.put(adapter("f"), adapter("l"), service(parallel=16))
     await settle(made, snapshot=succeed("snapshot"))
     command, folder = words(made), f"{made.placement.store}/snapshots/sha256/{LORA.removeprefix('sha256:')}"
-    begin = command.index("--enable-lora")
-    assert command[begin : begin + 10] == [
-        *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "8"),
+    # An option follows the list of modules, so that nothing of spec.extraArgs becomes one.
+    assert command[command.index("--lora-modules") :] == [
         *("--lora-modules", f"s:french={folder}", f"s:legal={folder}"),
+        *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "8"),
     ]
     annotations = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["metadata"]["annotations"]
     assert (annotations["slm.dev/adapters"], annotations["slm.dev/adapters-by-name"]) == ("french,legal", "true")

@@ -9,7 +9,7 @@ import pytest
 
 from slm_contract.results import Outcome
 from slm_operator.core.fit import check_fit
-from slm_operator.core.fit_demand import Demand, Draft, device_bytes, node_bytes
+from slm_operator.core.fit_demand import Demand, Draft, device_bytes, node_bytes, splits
 from slm_operator.core.inventory import Inventory
 from slm_operator.core.manifests.metadata import LABEL_STEP
 from slm_operator.core.plan import ObjectKey
@@ -187,6 +187,15 @@ async def test_vllm_gets_a_draft_models_own_files_once_they_were_compared() -> N
     assert steps(made) == {"snapshot"}
     (known,) = made.cluster.objects[SERVICE_KEY]["status"]["companions"]
     assert (known["role"], known["digest"]) == ("draft", digest("model"))
+
+
+def test_vllm_splits_over_no_more_gpus_than_the_draft_model_can_be_split_by() -> None:
+    qwen = QWEN3["Qwen/Qwen3-0.6B"]
+    served = qwen.model_copy(update={"heads": 40, "kv_heads": 8, "intermediate_size": 27648})
+    small = qwen.model_copy(update={"heads": 28, "kv_heads": 4, "intermediate_size": 18944})
+    demand = Demand(served, 1000, 4096, 4, engine="vllm")
+    assert splits(demand, 8) == [1, 2, 4, 8]
+    assert splits(replace(demand, draft=Draft(small, 100, 3)), 8) == [1, 2, 4]
 
 
 async def test_the_pod_asks_for_the_memory_of_both_models() -> None:

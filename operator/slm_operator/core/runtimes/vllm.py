@@ -78,15 +78,18 @@ def _build_draft(order: Order) -> list[str]:
 
 
 def _build_adapters(order: Order) -> list[str]:
-    """Each is a model of its own in requests. All of them stay in memory, and those of one batch on the device."""
+    """Each is a model of its own in requests. All of them stay in memory, and those of one batch on the device.
+
+    Another option ends the list of modules: whatever the user's own arguments begin with would be a module, too.
+    """
     if not order.adapters:
         return []
     return [
+        *("--lora-modules", *(f"{name_adapter(order.alias, name)}={path}" for name, path in order.adapters.items())),
         "--enable-lora",
         *("--max-loras", str(min(len(order.adapters), order.parallel))),
         *("--max-cpu-loras", str(len(order.adapters))),
         *("--max-lora-rank", str(next(rank for rank in RANKS if rank >= order.adapter_rank))),
-        *("--lora-modules", *(f"{name_adapter(order.alias, name)}={path}" for name, path in order.adapters.items())),
     ]
 
 
