@@ -14,7 +14,7 @@ from slm_contract.specs import CollectSpec
 from slm_operator.adapters.sqlite import SqliteCluster
 from slm_operator.cli.command import Command
 from slm_operator.cli.exits import EPILOG, CommandFailed
-from slm_operator.cli.session import local_paths, open_cluster
+from slm_operator.cli.session import local_paths
 from slm_operator.cli.terminal import terminal
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.roots import KEEPING_KINDS, find_roots, has_ended
@@ -43,11 +43,10 @@ def gc(
     """
 
     async def work() -> list[Manifest]:
-        async with open_cluster() as cluster:
-            objects = [item for kind in KEEPING_KINDS for item in await cluster.list(kind)]
-        for database in find_others(local_paths()):
-            with contextlib.closing(SqliteCluster(database)) as other:
-                objects += [item for kind in KEEPING_KINDS for item in await other.list(kind)]
+        objects: list[Manifest] = []
+        for database in (local_paths().database, *find_others(local_paths())):
+            with contextlib.closing(SqliteCluster(database)) as cluster:
+                objects += [item for kind in KEEPING_KINDS for item in await cluster.list(kind)]
         return objects
 
     objects = asyncio.run(work())

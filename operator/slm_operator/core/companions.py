@@ -3,7 +3,7 @@
 Engines load them as files of the store, by digest, so that another one rolls the engines.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from slm_contract import specs
 from slm_contract.reasons import Reason
@@ -90,28 +90,31 @@ def _require_adapter(
     snapshot: ServiceSnapshot, sequence: Sequence, role: str, adapter: SLMModelStatus
 ) -> CompanionStatus:
     """The adapter as a GGUF file for the model that is served, or that its variant was made of."""
-    service, placement = snapshot.service, snapshot.placement
-    step = specs.AdaptSpec(adapter=adapter.digest, model=_require_base(snapshot), store=placement.store)
-    work = build_step_digest(service, placement, step.step, step.adapter, step.model)
-    before = _find_before(service, role)
-    if is_done(before, work, snapshot.store):
-        sequence.keep(step, step.step)
-        return before
+    step = specs.AdaptSpec(adapter=adapter.digest, model=_require_base(snapshot), store=snapshot.placement.store)
+    work = build_step_digest(snapshot.service, snapshot.placement, step.step, step.adapter, step.model)
     memory = step_memory(step, None, adapter.size_bytes)
-    return _remember(role, sequence.require(step, step.step, ArtifactResult, memory), work, sequence)
+    return _require_one(
+        snapshot, sequence, role, work, step, lambda: sequence.require(step, step.step, ArtifactResult, memory)
+    )
 
 
 def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMModelStatus) -> CompanionStatus:
     """The model as a folder of its files, once it was held against the one that is served."""
-    service, placement = snapshot.service, snapshot.placement
-    step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot), store=placement.store)
-    work = build_step_digest(service, placement, step.step, step.model, step.beside)
-    before = _find_before(service, role)
+    step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot), store=snapshot.placement.store)
+    work = build_step_digest(snapshot.service, snapshot.placement, step.step, step.model, step.beside)
+    return _require_one(snapshot, sequence, role, work, step, lambda: sequence.require(step, step.step, SnapshotResult))
+
+
+def _require_one(
+    snapshot: ServiceSnapshot, sequence: Sequence, role: str, work: str, step: specs.AnySpec,
+    require: Callable[[], ArtifactResult | SnapshotResult],
+) -> CompanionStatus:  # fmt: skip
+    """What one step makes: as it is remembered, or once ``require`` has it."""
+    before = _find_before(snapshot.service, role)
     if is_done(before, work, snapshot.store):
         sequence.keep(step, step.step)
         return before
-    made = sequence.require(step, step.step, SnapshotResult)
-    return _remember(role, made, work, sequence)
+    return _remember(role, require(), work, sequence)
 
 
 def _require_base(snapshot: ServiceSnapshot) -> str:

@@ -15,13 +15,11 @@ def body_for(ask: Ask, service: Service, endpoint: Endpoint) -> bytes:
     if endpoint.by_name and service.adapter:
         return ask.body_for(name_adapter(service.served_name, service.adapter))
     body = ask.body_for(service.served_name)
-    return body if endpoint.by_name else _number_adapter(body, endpoint, service.adapter)
+    return _number_adapter(body, endpoint, service.adapter) if endpoint.numbers_adapters else body
 
 
 def _number_adapter(body: bytes, endpoint: Endpoint, adapter: str) -> bytes:
     """The field is never left out where there are adapters: llama.cpp would answer from what another has cached."""
-    if not endpoint.adapters:
-        return body
     number, scale = (endpoint.adapters.index(adapter), 1.0) if adapter else (0, 0.0)
     begin = body.index(b"{") + 1
     return b'%b"lora":%b,%b' % (body[:begin], json.dumps([{"id": number, "scale": scale}]).encode(), body[begin:])

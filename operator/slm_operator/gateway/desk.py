@@ -84,7 +84,7 @@ class Desk:
         if record.service.about.task != TASKS.get(path, GENERATE):
             raise refusals.wrong_task()  # Not every engine says so: llama.cpp has models that rank write text.
         engines = record.service.endpoints
-        if path == MESSAGES and engines and all(each.adapters and not each.by_name for each in engines):
+        if path == MESSAGES and engines and all(each.numbers_adapters for each in engines):
             raise refusals.no_messages()  # The engine that is found is looked at once more.
         if record.service.adapter and ask.prefix:  # What an engine has cached is of one adapter.
             ask = replace(ask, prefix=f"{record.service.adapter}:{ask.prefix}")

@@ -24,6 +24,11 @@ class Endpoint:
     by_name: bool = False
     """Whether requests name its adapters in place of the model, and do not number them."""
 
+    @property
+    def numbers_adapters(self) -> bool:
+        """Whether each request must tell it by number which adapter to apply, or that none is."""
+        return bool(self.adapters) and not self.by_name
+
 
 @dataclass(frozen=True)
 class About:

@@ -120,7 +120,7 @@ class Proxy:
 
     async def _try(self, exchange: Exchange, admission: Admission, endpoint: Endpoint) -> web.StreamResponse:
         headers = headers_to_engine(exchange.request.headers, exchange.record.request_id)
-        if exchange.path == MESSAGES and endpoint.adapters and not endpoint.by_name:
+        if exchange.path == MESSAGES and endpoint.numbers_adapters:
             raise no_messages()
         body = body_for(exchange.resumed or exchange.ask, exchange.service, endpoint)
         answer = await self._engines.ask(endpoint, exchange.path, headers, body)

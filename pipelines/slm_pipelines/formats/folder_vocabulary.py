@@ -11,8 +11,10 @@ from typing import Any
 from slm_contract.reasons import Reason
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.config import load_json
+from slm_pipelines.formats.gguf_vocabulary import mismatch
+from slm_pipelines.formats.tokenizer import JSON_NAME
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG = "config.json"
 SHOWN_LETTERS = 40
 
 
@@ -20,12 +22,12 @@ def check_vocabularies(draft: Mapping[str, Path], served: Mapping[str, Path]) ->
     """Compare sizes and tokens; raises BadInput VocabularyMismatch, MissingTokenizer, InvalidConfig or …Tokenizer."""
     sizes = _size(draft), _size(served)
     if sizes[0] != sizes[1]:
-        raise _mismatch(f"its vocab_size is {sizes[0]}, not {sizes[1]}")
+        raise mismatch(f"its vocab_size is {sizes[0]}, not {sizes[1]}")
     mine, others = _tokens(draft), _tokens(served)
     for text, id_ in sorted(others.items(), key=lambda each: each[1]):
         if mine.get(text) != id_:
             place = "none" if text not in mine else f"token {mine[text]}"
-            raise _mismatch(f"{text[:SHOWN_LETTERS]!r} is {place} of it, not token {id_}")
+            raise mismatch(f"{text[:SHOWN_LETTERS]!r} is {place} of it, not token {id_}")
 
 
 def _size(files: Mapping[str, Path]) -> Any:
@@ -37,10 +39,10 @@ def _size(files: Mapping[str, Path]) -> Any:
 
 def _tokens(files: Mapping[str, Path]) -> dict[str, int]:
     """Text to id: BPE's and WordPiece's are a table, Unigram's a list of pairs."""
-    if TOKENIZER not in files:
-        message = f"Vocabularies cannot be compared without {TOKENIZER}: add it (transformers writes it)."
+    if JSON_NAME not in files:
+        message = f"Vocabularies cannot be compared without {JSON_NAME}: add it (transformers writes it)."
         raise BadInput(Reason.MISSING_TOKENIZER, message)
-    document = _load(files, TOKENIZER, Reason.UNSUPPORTED_TOKENIZER)
+    document = _load(files, JSON_NAME, Reason.UNSUPPORTED_TOKENIZER)
     try:
         vocabulary = document["model"]["vocab"]
         pieces = (
@@ -48,18 +50,10 @@ def _tokens(files: Mapping[str, Path]) -> dict[str, int]:
         )
         return {**pieces, **{each["content"]: each["id"] for each in document.get("added_tokens") or ()}}
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{TOKENIZER} is malformed ({repr(error)[:SHOWN_LETTERS]}): ask its publisher to repair it."
+        message = f"{JSON_NAME} is malformed ({repr(error)[:SHOWN_LETTERS]}): ask its publisher to repair it."
         raise BadInput(Reason.UNSUPPORTED_TOKENIZER, message) from None
 
 
 def _load(files: Mapping[str, Path], name: str, reason: Reason) -> dict[str, Any]:
     content = {name: files[name].read_bytes()} if name in files else {}
     return load_json(content, name, reason)
-
-
-def _mismatch(difference: str) -> BadInput:
-    message = (
-        f"The draft model does not speak in the served model's tokens: {difference}. Name a smaller model of the same "
-        "family in spec.speculative.draftModelRef, or leave spec.speculative out."
-    )
-    return BadInput(Reason.VOCABULARY_MISMATCH, message)

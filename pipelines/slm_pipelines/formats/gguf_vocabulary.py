@@ -67,6 +67,15 @@ def _added(metadata: Mapping[str, Any], end: str, *, default: bool, id_: int | N
     return found if type(found) is int else None
 
 
+def mismatch(difference: str) -> BadInput:
+    """What is told where vocabularies differ, in GGUF files and elsewhere; half a sentence says in what."""
+    message = (
+        f"The draft model does not speak in the served model's tokens: {difference}. Name a smaller model of the "
+        "same family in spec.speculative.draftModelRef, or leave spec.speculative out."
+    )
+    return BadInput(Reason.VOCABULARY_MISMATCH, message)
+
+
 def find_difference(served: Vocabulary, draft: Vocabulary) -> str:
     """The first thing in which the draft model's vocabulary differs, as half a sentence; empty where none matters."""
     sizes = len(served.tokens), len(draft.tokens)

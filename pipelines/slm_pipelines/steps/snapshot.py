@@ -9,7 +9,7 @@ from slm_contract.specs import SnapshotSpec
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.adapter import check_targets, read_adapter
 from slm_pipelines.formats.folder_vocabulary import check_vocabularies
-from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, Tensor, read_header
+from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, collect_headers, merge, read_header
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Store
 
@@ -46,9 +46,7 @@ def _check(files: Mapping[str, Path], served: Mapping[str, Path]) -> int:
     if adapter.rank > MAX_RANK:
         message = f"The adapter's rank is {adapter.rank}, and vLLM serves up to {MAX_RANK}: merge it into its model."
         raise BadInput(Reason.UNSUPPORTED_ADAPTER, message)
-    tensors: dict[str, Tensor] = {}
-    for name, path in served.items():
-        if name.endswith(".safetensors"):
-            tensors |= read_header(path, name).tensors
-    check_targets(adapter, tensors)
+    weights = sorted(name for name in served if name.endswith(".safetensors"))
+    headers = collect_headers(weights, lambda name, allowed_bytes: read_header(served[name], name, allowed_bytes))
+    check_targets(adapter, {name: tensor for name, (_, tensor) in merge(headers).items()})
     return adapter.rank

@@ -1,10 +1,8 @@
 """Hold a draft model's vocabulary against that of the model that it drafts for, before an engine is started."""
 
-from slm_contract.reasons import Reason
 from slm_contract.results import VocabularyResult
 from slm_contract.specs import VocabularySpec
-from slm_pipelines.errors import BadInput
-from slm_pipelines.formats.gguf_vocabulary import find_difference, read_vocabulary
+from slm_pipelines.formats.gguf_vocabulary import find_difference, mismatch, read_vocabulary
 from slm_pipelines.progress import Reporter
 from slm_pipelines.store import Store
 
@@ -16,9 +14,5 @@ def run(spec: VocabularySpec, reporter: Reporter) -> VocabularyResult:
     served = read_vocabulary(store.require(spec.gguf, "The served model"), "The served model")
     draft = read_vocabulary(store.require(spec.draft, "The draft model"), "The draft model")
     if difference := find_difference(served, draft):
-        message = (
-            f"The draft model does not speak in the served model's tokens: {difference}. Name a smaller model of the "
-            "same family in spec.speculative.draftModelRef, or leave spec.speculative out."
-        )
-        raise BadInput(Reason.VOCABULARY_MISMATCH, message)
+        raise mismatch(difference)
     return VocabularyResult(tokens=min(len(served.tokens), len(draft.tokens)))
