@@ -34,7 +34,9 @@ def find_running_jobs(objects: list[Manifest]) -> list[str]:
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove from the store what no object refers to, of any state folder that shares it.
+    """Remove from the store what no object refers to.
+
+    Objects of other state folders that share the store count, too.
 
     Examples:
       slm gc --dry-run
