@@ -64,6 +64,8 @@ class ResolveResult(Message):
     architecture: str
     """Architecture as the model's own config names it, such as Qwen3ForCausalLM; for GGUF its general.architecture, for
     an adapter its peft_type."""
+    rank: int = 0
+    """Rank of a LoRA adapter; 0 for a model."""
     parameters: int
     """Number of weights; 0 where they are packed and nothing tells how."""
     license: str = ""
@@ -127,8 +129,6 @@ class SnapshotResult(Message):
     """Size of the weights among them, bytes."""
     file_count: int
     """Number of files."""
-    rank: int = 0
-    """Rank of a LoRA adapter; 0 for a model."""
 
 
 class VocabularyResult(Message):

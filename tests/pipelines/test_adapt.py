@@ -218,7 +218,7 @@ def test_an_adapters_two_files_are_taken_and_nothing_beside_them(store: Store, t
     found = resolve_folder(folder)
     taken = ["adapter_config.json", "adapter_model.safetensors"]
     parameters = sum(matrix.size for matrix in load_file(folder / "adapter_model.safetensors").values())
-    assert (found.format, found.architecture, found.parameters) == ("lora", "LORA", parameters)
+    assert (found.format, found.architecture, found.rank, found.parameters) == ("lora", "LORA", 4, parameters)
     assert ([file.name for file in found.files], found.context_length, found.shape) == (taken, 0, None)
     source = {"path": {"path": str(folder)}}
     files = [file.model_dump() for file in found.files]

@@ -142,12 +142,12 @@ def outcome_beside(store: Store, folder: Path, base: Path) -> tuple[int, Outcome
     return run_step("snapshot", spec)
 
 
-def test_an_adapters_folder_tells_its_rank(store: Store, tmp_path: Path) -> None:
+def test_an_adapter_that_fits_gets_its_folder(store: Store, tmp_path: Path) -> None:
     base = write_model(tmp_path / "model", dtype="f32")
     code, outcome = outcome_beside(store, write_adapter(tmp_path / "lora", base, rank=12), base)
     assert (code, outcome.error) == (exitcodes.OK, None)
     assert isinstance(outcome.result, SnapshotResult)
-    assert (outcome.result.rank, outcome.result.file_count) == (12, 2)
+    assert outcome.result.file_count == 2
     assert len(store.snapshot_folders()) == 1
 
 
@@ -167,7 +167,7 @@ def test_an_adapter_of_a_rank_that_vllm_does_not_take_is_refused(store: Store, t
     code, outcome = outcome_beside(store, write_adapter(tmp_path / "lora", base, rank=513), base)
     assert code == exitcodes.BAD_INPUT
     assert outcome.error is not None
-    assert outcome.error.message.startswith("The adapter's rank is 513, and vLLM serves up to 512")
+    assert outcome.error.message.startswith("The adapter's rank is 513, and vLLM serves up to 512: set spec.runtime")
 
 
 def test_of_quantized_weights_the_names_are_looked_at(store: Store, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from slm_operator.core.plan import key_of
 from slm_operator.errors import Conflict, NamespaceEnding, NameTaken
 from slm_operator.ports import EventRecord, Manifest, ObjectKey
 from slm_operator.reconcile.reconciler import Reconciler
+from tests.support.planning import digest
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ON_CLUSTER = Placement(
@@ -253,32 +254,42 @@ class Operated:
         return found["reason"], found["message"]
 
 
-LORA = "sha256:" + "10" * 32
-"""Digest of every adapter's manifest."""
+RANK = 4
+"""Of adapters that RANKS does not name."""
+RANKS = {"l": 12}
+"""Name of an adapter's SLMModel to its rank."""
+
+
+def adapter_digest(name: str) -> str:
+    """Digest of the manifest of an adapter."""
+    return digest(f"lora-{name}")
 
 
 def with_adapters(made: Operated, answer: Callable[[str], Outcome | None]) -> Callable[[str], Outcome | None]:
     """As ``answer``, but every SLMModel that a service names as an adapter is one."""
 
     def answer_of(label: str) -> Outcome | None:
-        outcome = answer(label)
-        if outcome is None or outcome.result is None or not _is_for_adapter(made, label):
+        outcome, name = answer(label), _find_adapter(made, label)
+        if outcome is None or outcome.result is None or not name:
             return outcome
-        lora = {"format": "lora", "architecture": "LORA", "shape": None, "context_length": 0}
-        stored = {"manifest": LORA, **({"rank": 4} if label == "snapshot" else {})}
-        changes = lora if label == "resolve" else stored
+        changes: Manifest = {"manifest": adapter_digest(name)}
+        if label == "resolve":
+            changes = {"format": "lora", "architecture": "LORA", "rank": RANKS.get(name, RANK)}
+            changes |= {"shape": None, "context_length": 0}
+        elif label == "adapt":
+            changes = {"manifest": digest(f"m-{name}"), "blob": digest(f"b-{name}")}
         return outcome.model_copy(update={"result": outcome.result.model_copy(update={**changes, "size_bytes": 300})})
 
     return answer_of
 
 
-def _is_for_adapter(made: Operated, label: str) -> bool:
-    """Whether the step that is asked about is an adapter's."""
+def _find_adapter(made: Operated, label: str) -> str:
+    """Name of the adapter that the step is about, or nothing."""
     specs = [item["spec"] for key, item in made.cluster.objects.items() if key.kind == "InferenceService"]
     adapters = {each["modelRef"]["name"] for spec in specs for each in spec.get("adapters") or ()}
     assert made.job is not None
     job = made.cluster.objects[made.job]
-    if label == "snapshot":
-        return '"beside":"sha256' in str(job["spec"])
-    (owner,) = job["metadata"]["ownerReferences"]
-    return label in ("resolve", "acquire") and owner["name"] in adapters
+    if label in ("adapt", "snapshot"):
+        return next((name for name in adapters if adapter_digest(name) in str(job["spec"])), "")
+    owner = str(job["metadata"]["ownerReferences"][0]["name"])
+    return owner if label in ("resolve", "acquire") and owner in adapters else ""

@@ -144,7 +144,7 @@ def succeed(label: str) -> Outcome:
             tool="t",
         ),
         "adapt": ArtifactResult(
-            step="adapt", manifest=digest("m-lora"), blob=digest("b-lora"), size_bytes=300, cached=False, tool="t"
+            step="adapt", manifest=digest("m-adapt"), blob=digest("b-adapt"), size_bytes=300, cached=False, tool="t"
         ),
         "vocabulary": VocabularyResult(tokens=1024),
         "projector": ProjectorResult(kinds=["vision"]),

@@ -240,8 +240,6 @@ class CompanionStatus(Message):
     """Digest of the GGUF file that is loaded, or of the manifest of a model whose files are loaded as they came."""
     size_bytes: int = 0
     """Its size, bytes."""
-    rank: int = 0
-    """Rank of an adapter whose files are loaded as they came; else 0."""
     work_digest: str = ""
     """Identity of the steps that made and checked the file: they are not done again while that is equal."""
     store_uid: str = ""

@@ -113,6 +113,8 @@ class SLMModelStatus(Message):
     that changes a model and is none by itself."""
     architecture: str = ""
     """Architecture as the model's configuration names it."""
+    rank: int = 0
+    """Rank of a LoRA adapter; 0 for a model."""
     parameters: int = 0
     """Number of weights; 0 where they are packed and nothing tells how."""
     parameter_class: str = ""

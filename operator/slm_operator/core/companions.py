@@ -142,7 +142,6 @@ def _remember(role: str, made: ArtifactResult | SnapshotResult, work: str, seque
         role=role,
         digest=made.blob if isinstance(made, ArtifactResult) else made.manifest,
         size_bytes=made.size_bytes,
-        rank=0 if isinstance(made, ArtifactResult) else made.rank,
         work_digest=work,
         store_uid=sequence.store_uid,
     )

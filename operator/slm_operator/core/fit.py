@@ -104,6 +104,8 @@ def _advise(
             advice.append(f"spec.parallel {slots} instead of {demand.slots}")
     if demand.draft is not None and fits_with(replace(demand, draft=None)):
         advice.append("no spec.speculative")
+    if demand.adapters is not None and fits_with(replace(demand, adapters=None)):
+        advice.append("no spec.adapters")
     return [*advice, *_more_devices(demand, misses)]
 
 

@@ -6,7 +6,7 @@ from slm_contract.results import Dimensions
 from slm_operator.core.inventory import Accelerator
 from slm_operator.core.quantity import format_bytes
 from slm_operator.core.resources import engine_memory
-from slm_operator.core.sizes import BATCH_TOKENS, ServingMemory, serving_bytes
+from slm_operator.core.sizes import BATCH_TOKENS, ServingMemory, lora_buffer_bytes, serving_bytes
 from slm_operator.core.tensor_parallel import tensor_parallel_sizes, why_not_split
 
 GIB = 2**30
@@ -19,6 +19,8 @@ VLLM_BATCH_TOKENS, VLLM_LARGE_BATCH_TOKENS, VLLM_LARGE_DEVICE_BYTES = 2048, 8192
 (vllm/engine/arg_utils.py, ``get_batch_defaults``)."""
 
 
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` may be (vllm/config/lora.py): buffers are as large for every adapter."""
 NOTHING = ServingMemory(0, 0, 0)
 
 
@@ -32,6 +34,17 @@ class Draft:
     """Size of its weights, bytes."""
     max_tokens: int
     """Tokens that it proposes at a time; the served model computes logits for each."""
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters that are loaded beside the served model."""
+
+    count: int
+    rank: int
+    """Highest rank among them."""
+    size_bytes: int
+    """Size of all of them, bytes."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,8 @@ class Demand:
     """What proposes tokens, where something does."""
     projector_bytes: int = 0
     """Size of a multimodal projector, bytes: half as much again stands for its buffers, as nobody knows its shape."""
-    adapters_bytes: int = 0
-    """Size of LoRA adapters, bytes."""
+    adapters: Adapters | None = None
+    """What changes the model for some requests, where anything does."""
     requested_bytes: int = 0
     """Memory of a node that spec.resources asks for, whatever is needed, bytes; 0 where it leaves it open."""
 
@@ -76,16 +89,29 @@ class Demand:
     def loaded_bytes(self) -> int:
         """Size of all that an engine loads, bytes."""
         drafting = self.draft.weights_bytes if self.draft else 0
-        return self.weights_bytes + self.projector_bytes + self.adapters_bytes + drafting
+        adapting = self.adapters.size_bytes if self.adapters else 0
+        return self.weights_bytes + self.projector_bytes + adapting + drafting
 
     @property
     def serving(self) -> ServingMemory | None:
         """Weights, KV cache and compute buffers, with those of what is loaded beside; None without a shape."""
         if self.shape is None:
             return None
-        served = self._serving(self.shape, self.weights_bytes + self.adapters_bytes)
+        served = self._serving(self.shape, self.weights_bytes + self.adapting_bytes(1))
         projector = ServingMemory(self.projector_bytes, 0, self.projector_bytes // 2)
         return served + projector + (self._drafting(self.draft, self.shape) if self.draft else NOTHING)
+
+    def adapting_bytes(self, devices: int) -> int:
+        """Memory for adapters on each of the GPUs, bytes.
+
+        llama.cpp divides their files; vLLM copies them into buffers that it has for every projection.
+        """
+        if self.adapters is None:
+            return 0
+        if self.engine != "vllm" or self.shape is None:
+            return -(-self.adapters.size_bytes // devices)
+        rank, together = vllm_lora_rank(self.adapters.rank), min(self.adapters.count, self.slots)
+        return lora_buffer_bytes(self.shape, rank, together, devices)
 
     def _drafting(self, draft: Draft, served: Dimensions) -> ServingMemory:
         weights, logits = draft.weights_bytes, 4 * self.slots * draft.max_tokens * served.vocab_size
@@ -103,13 +129,18 @@ class Demand:
         if serving is None:
             return f"about {format_bytes(node_bytes(self))}, of which weights {format_bytes(self.loaded_bytes)}"
         beside = [*(["a draft model"] if self.draft else []), *(["a projector"] if self.projector_bytes else [])]
-        beside += ["adapters"] if self.adapters_bytes else []
+        beside += ["adapters"] if self.adapters else []
         named = (f" {self.variant}" if self.variant else "") + (f" with {' and '.join(beside)}" if beside else "")
         return (
             f"{format_bytes(serving.total)} (weights{named} {format_bytes(serving.weights)}, KV cache "
             f"{format_bytes(serving.kv_cache)} for {slots} of {self.context_size} tokens, buffers "
             f"{format_bytes(serving.compute)})"
         )
+
+
+def vllm_lora_rank(rank: int) -> int:
+    """The least ``--max-lora-rank`` with room for it; above all of them, which a step refuses, the rank itself."""
+    return next((most for most in VLLM_LORA_RANKS if most >= rank), rank)
 
 
 def node_bytes(demand: Demand) -> int:
@@ -130,7 +161,8 @@ def device_bytes(demand: Demand, devices: int, accelerator: Accelerator) -> int:
         parts, compute = demand.loaded_bytes * 3 // 2 // devices, 0
     else:
         kv_parts = min(devices, demand.shape.kv_heads) if demand.shape and demand.engine == "vllm" else devices
-        parts = -(-serving.weights // devices) + -(-serving.kv_cache // kv_parts)
+        weights = -(-(serving.weights - demand.adapting_bytes(1)) // devices) + demand.adapting_bytes(devices)
+        parts = weights + -(-serving.kv_cache // kv_parts)
         compute = serving.compute
     if demand.engine != "vllm":
         return parts + compute + LLAMA_CPP_MARGIN_BYTES

@@ -135,6 +135,7 @@ def _facts(resolved: ResolveResult) -> dict[str, Any]:
         "revision": resolved.revision,
         "format": resolved.format,
         "architecture": resolved.architecture,
+        "rank": resolved.rank,
         "parameters": resolved.parameters,
         "parameter_class": parameter_class(resolved.parameters) if resolved.parameters else "",
         "license": resolved.license,

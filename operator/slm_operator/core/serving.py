@@ -14,7 +14,7 @@ from slm_operator.core.choosing import AUTO, Choice, Wish, choose_engine
 from slm_operator.core.companions import ADAPTER, DRAFT, PROJECTOR, find_companions, require_companions
 from slm_operator.core.conclusion import build_step_digest, is_done
 from slm_operator.core.conditions import Verdict, describe_state
-from slm_operator.core.fit_demand import Demand, Draft
+from slm_operator.core.fit_demand import Adapters, Demand, Draft
 from slm_operator.core.manifests.deployment import Engine, Weights
 from slm_operator.core.manifests.metadata import ANNOTATION_RETRY
 from slm_operator.core.model_checks import check_model, require_model
@@ -116,7 +116,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         max_draft_tokens=spec.speculative.max_draft_tokens if spec.speculative else 0,
         projector=beside.get(PROJECTOR, ""),
         adapters={each.name: beside[ADAPTER + each.name] for each in spec.adapters},
-        adapter_rank=max((each.rank for each in wanted.companions.values()), default=0),
+        adapter_rank=demand.adapters.rank if demand.adapters else 0,
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,
@@ -193,7 +193,7 @@ def _demand(snapshot: ServiceSnapshot, weights_bytes: int, variant: str, beside:
         variant=variant,
         draft=_draft(snapshot, beside.get(DRAFT, 0)),
         projector_bytes=beside.get(PROJECTOR, 0),
-        adapters_bytes=sum(size for role, size in beside.items() if role.startswith(ADAPTER)),
+        adapters=_adapters(snapshot, sum(size for role, size in beside.items() if role.startswith(ADAPTER))),
     )
 
 
@@ -203,6 +203,11 @@ def _draft(snapshot: ServiceSnapshot, size_bytes: int) -> Draft | None:
         return None
     model = snapshot.companions[speculative.draft_model_ref.name].status
     return Draft(model.shape or model.dimensions, size_bytes, speculative.max_draft_tokens)
+
+
+def _adapters(snapshot: ServiceSnapshot, size_bytes: int) -> Adapters | None:
+    models = [snapshot.companions[each.model_ref.name].status for each in snapshot.service.spec.adapters]
+    return Adapters(len(models), max(model.rank for model in models), size_bytes) if models else None
 
 
 def _context_size(snapshot: ServiceSnapshot) -> int:

@@ -191,6 +191,18 @@ def serving_bytes(
     return ServingMemory(weights_bytes, kv_cache, compute)
 
 
+def lora_buffer_bytes(shape: Dimensions, rank: int, adapters: int, devices: int = 1) -> int:
+    """Memory on each of ``devices`` that vLLM keeps for so many adapters at a time, all of one rank, in 2 bytes each.
+
+    Exact: every projection has an A (rank x columns) and a B (rows x rank), whichever of them an adapter changes.
+    Split, B follows the rows of q, k, v, gate and up, A the columns of o and down; the others are whole on every
+    device (vllm/lora/layers, ``create_lora_weights``).
+    """
+    q_rows, kv_rows = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    divided = 2 * q_rows + 2 * kv_rows + 3 * shape.intermediate_size
+    return 2 * adapters * rank * shape.layers * (7 * shape.hidden_size + -(-divided // devices))
+
+
 def _layer(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     hidden, ffn = shape.hidden_size, shape.intermediate_size
     q_rows, kv_rows = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

@@ -13,6 +13,7 @@ from typing import Any
 
 import gguf
 
+from slm_contract.adapters import PROJECTIONS
 from slm_contract.reasons import Reason
 from slm_pipelines.errors import BadInput
 from slm_pipelines.formats.config import (
@@ -28,7 +29,6 @@ from slm_pipelines.formats.gguf_write import PlannedTensor, permuted_heads
 from slm_pipelines.formats.safetensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Header, Tensor, read_header
 
 PEFT_TYPE = "LORA"
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MATRIX = re.compile(
     r"base_model\.model\.(?P<weight>model\.layers\.(?:0|[1-9]\d{0,2})"
     r"\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj))\.lora_(?P<part>[AB])\.weight"

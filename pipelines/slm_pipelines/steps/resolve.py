@@ -78,11 +78,12 @@ def _describe_adapter(
     by_name = {file.name: file for file in files}
     size = by_name[ADAPTER_WEIGHTS].size_bytes
     header = _read_header(origin, listing.revision, ADAPTER_WEIGHTS, size, MAX_HEADER_BYTES)
-    check_adapter({ADAPTER_CONFIG: small_files.read(by_name[ADAPTER_CONFIG])}, header)
+    adapter = check_adapter({ADAPTER_CONFIG: small_files.read(by_name[ADAPTER_CONFIG])}, header)
     return ResolveResult(
         revision=listing.revision,
         format="lora",
         architecture=PEFT_TYPE,
+        rank=adapter.rank,
         parameters=formats.parameter_count({ADAPTER_WEIGHTS: header}),
         license=listing.license,
         context_length=0,

@@ -29,24 +29,26 @@ def run(spec: SnapshotSpec, reporter: Reporter) -> SnapshotResult:
     if not weights:
         message = "The model holds no safetensors, which alone this engine reads: set spec.runtime to llama.cpp."
         raise BadInput(Reason.FILE_NOT_FOUND, message)
-    rank = _check(store.files(spec.model), store.files(spec.beside)) if spec.beside else 0
+    if spec.beside:
+        _check(store.files(spec.model), store.files(spec.beside))
     reporter.report(f"Linking {len(blobs)} files")
     store.link_snapshot(spec.model)
-    return SnapshotResult(
-        manifest=spec.model, size_bytes=sum(blob.size_bytes for blob in weights), file_count=len(blobs), rank=rank
-    )
+    size_bytes = sum(blob.size_bytes for blob in weights)
+    return SnapshotResult(manifest=spec.model, size_bytes=size_bytes, file_count=len(blobs))
 
 
-def _check(files: Mapping[str, Path], served: Mapping[str, Path]) -> int:
-    """Hold a draft model, or an adapter, whose rank this answers, against what is served."""
+def _check(files: Mapping[str, Path], served: Mapping[str, Path]) -> None:
+    """Hold a draft model or an adapter against what is served."""
     if ADAPTER_CONFIG not in files:
         check_vocabularies(files, served)
-        return 0
+        return
     adapter = read_adapter(files)
     if adapter.rank > MAX_RANK:
-        message = f"The adapter's rank is {adapter.rank}, and vLLM serves up to {MAX_RANK}: merge it into its model."
+        message = (
+            f"The adapter's rank is {adapter.rank}, and vLLM serves up to {MAX_RANK}: set spec.runtime to llama.cpp, "
+            "or merge it into its model."
+        )
         raise BadInput(Reason.UNSUPPORTED_ADAPTER, message)
     weights = sorted(name for name in served if name.endswith(".safetensors"))
     headers = collect_headers(weights, lambda name, allowed_bytes: read_header(served[name], name, allowed_bytes))
     check_targets(adapter, {name: tensor for name, (_, tensor) in merge(headers).items()})
-    return adapter.rank

@@ -1,17 +1,22 @@
 """LoRA adapters beside what is served: waited for, converted for its model, remembered, loaded in their order."""
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from slm_contract.results import Outcome
-from slm_operator.core.fit_demand import Demand, node_bytes
+from slm_contract.adapters import PROJECTIONS
+from slm_contract.results import ModelShape, Outcome
+from slm_operator.core.fit import check_fit
+from slm_operator.core.fit_demand import Adapters, Demand, device_bytes, node_bytes
+from slm_operator.core.inventory import Inventory
 from slm_operator.core.plan import ObjectKey
 from slm_operator.core.roots import KEEPING_KINDS, find_roots
-from tests.support.memory_cluster import LORA, Operated, with_adapters
+from tests.support.memory_cluster import Operated, adapter_digest, with_adapters
 from tests.support.planning import MODEL, QUANT, QWEN3, digest, fail, manifest, succeed
+from tests.unit.core.test_fit import T4, build_kind
 
 ADAPTERS = [{"name": "french", "modelRef": {"name": "f"}}, {"name": "legal", "modelRef": {"name": "l"}}]
 SERVICE_KEY, DEPLOYMENT = ObjectKey("InferenceService", "default", "s"), ObjectKey("Deployment", "default", "s")
@@ -34,6 +39,10 @@ def adapter(name: str) -> dict[str, Any]:
 
 def service(**spec: Any) -> dict[str, Any]:
     return manifest("InferenceService", "s", {"modelRef": {"name": "m"}, "adapters": ADAPTERS, **spec})
+
+
+SHAPE = QWEN3["Qwen/Qwen3-0.6B"]
+KNOWN = Demand(SHAPE, 2**30, 4096, 4)
 
 
 async def operate(*manifests: dict[str, Any], **answers: Outcome | None) -> Operated:
@@ -62,23 +71,23 @@ def loaded(made: Operated) -> str:
     return command[command.index("--lora-scaled") + 1]
 
 
-def blob(made: Operated) -> str:
-    return f"{made.placement.store}/blobs/sha256/{digest('b-lora').removeprefix('sha256:')}"
+def blob(made: Operated, name: str) -> str:
+    return f"{made.placement.store}/blobs/sha256/{digest(f'b-{name}').removeprefix('sha256:')}"
 
 
 @pytest.mark.parametrize("source", [{"modelRef": {"name": "m"}}, {"modelRef": None, "quantJobRef": {"name": "q"}}])
 async def test_the_engine_loads_adapters_and_applies_none_by_itself(source: dict[str, Any]) -> None:
     spec = {name: value for name, value in {**service()["spec"], **source}.items() if value}
     made = await operate(QUANT, adapter("f"), adapter("l"), manifest("InferenceService", "s", spec))
-    assert loaded(made) == f"{blob(made)}:0,{blob(made)}:0"
+    assert loaded(made) == f"{blob(made, 'f')}:0,{blob(made, 'l')}:0"
     command = words(made)
     assert command[command.index("--cache-ram") + 1] == "0"
     template = made.cluster.objects[DEPLOYMENT]["spec"]["template"]
     assert template["metadata"]["annotations"]["slm.dev/adapters"] == "french,legal"
     known = made.cluster.objects[SERVICE_KEY]["status"]["companions"]
     assert [(each["role"], each["digest"]) for each in known] == [
-        ("adapter/french", digest("b-lora")),
-        ("adapter/legal", digest("b-lora")),
+        ("adapter/french", digest("b-f")),
+        ("adapter/legal", digest("b-l")),
     ]
 
 
@@ -97,7 +106,7 @@ async def test_the_adapter_is_converted_for_the_model_that_a_variant_was_made_of
     )
     (job,) = made.running_jobs()
     (container,) = made.cluster.objects[job]["spec"]["template"]["spec"]["containers"]
-    assert f'"adapter":"{LORA}","model":"{digest("model")}"' in str(container["env"])
+    assert f'"adapter":"{adapter_digest("f")}","model":"{digest("model")}"' in str(container["env"])
     assert made.condition("InferenceService", "s")["reason"] == "Converting"
     assert DEPLOYMENT not in made.cluster.objects
 
@@ -163,6 +172,7 @@ async def test_another_order_rolls_the_engines_which_number_them() -> None:
     await settle(made)
     template = made.cluster.objects[DEPLOYMENT]["spec"]["template"]
     assert template["metadata"]["annotations"]["slm.dev/adapters"] == "legal,french"
+    assert loaded(made) == f"{blob(made, 'l')}:0,{blob(made, 'f')}:0"
 
 
 async def test_another_order_of_adapters_chooses_no_engine_anew() -> None:
@@ -185,7 +195,7 @@ async def test_what_is_done_outlives_its_jobs_and_is_kept_in_the_store() -> None
     assert made.cluster.writes == []
     del made.cluster.objects[DEPLOYMENT]
     kept = [item for key, item in made.cluster.objects.items() if key.kind in KEEPING_KINDS]
-    assert digest("b-lora") in find_roots(kept)
+    assert {digest("b-f"), digest("b-l")} <= {*find_roots(kept)}
 
 
 async def test_vllm_gets_an_adapters_own_files_once_they_were_held_against_the_model() -> None:
@@ -194,18 +204,23 @@ async def test_vllm_gets_an_adapters_own_files_once_they_were_held_against_the_m
     await made.settle(succeed)
     await made.put(adapter("f"), adapter("l"), service(parallel=16))
     await settle(made, snapshot=succeed("snapshot"))
-    command, folder = words(made), f"{made.placement.store}/snapshots/sha256/{LORA.removeprefix('sha256:')}"
+    command, folder = words(made), f"{made.placement.store}/snapshots/sha256"
+    modules = [
+        {"name": f"s:{name}", "path": f"{folder}/{adapter_digest(model).removeprefix('sha256:')}"}
+        for name, model in (("french", "f"), ("legal", "l"))
+    ]
     # An option follows the list of modules, so that nothing of spec.extraArgs becomes one.
     assert command[command.index("--lora-modules") :] == [
-        *("--lora-modules", f"s:french={folder}", f"s:legal={folder}"),
-        *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "8"),
+        *("--lora-modules", *map(json.dumps, modules)),
+        *("--enable-lora", "--lora-target-modules", *PROJECTIONS),
+        *("--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "16"),
     ]
     annotations = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["metadata"]["annotations"]
     assert (annotations["slm.dev/adapters"], annotations["slm.dev/adapters-by-name"]) == ("french,legal", "true")
     status = made.cluster.objects[SERVICE_KEY]["status"]
-    assert [(each["digest"], each["rank"]) for each in status["companions"]] == [(LORA, 4)] * 2
+    assert [each["digest"] for each in status["companions"]] == [adapter_digest("f"), adapter_digest("l")]
     kept = [item for key, item in made.cluster.objects.items() if key.kind in KEEPING_KINDS]
-    assert LORA in find_roots(kept)
+    assert {adapter_digest("f"), adapter_digest("l")} <= {*find_roots(kept)}
 
 
 async def test_engines_of_vllm_go_on_as_they_are_while_an_adapter_does_not_fit() -> None:
@@ -230,7 +245,40 @@ async def test_the_forecast_counts_every_adapter() -> None:
 
 def test_a_node_needs_memory_for_adapters_whether_or_not_the_models_shape_is_known() -> None:
     demand = Demand(None, 1000, 4096, 4)
-    assert node_bytes(replace(demand, adapters_bytes=100)) - node_bytes(demand) == 150
-    known = Demand(QWEN3["Qwen/Qwen3-0.6B"], 2**30, 4096, 4)
-    assert node_bytes(replace(known, adapters_bytes=2**20)) - node_bytes(known) == 2**20
-    assert "(weights with adapters 1.00 GiB" in replace(known, adapters_bytes=2**20).describe()
+    assert node_bytes(replace(demand, adapters=Adapters(1, 8, 100))) - node_bytes(demand) == 150
+    assert node_bytes(replace(KNOWN, adapters=Adapters(1, 8, 2**20))) - node_bytes(KNOWN) == 2**20
+    assert "(weights with adapters 1.00 GiB" in replace(KNOWN, adapters=Adapters(1, 8, 2**20)).describe()
+
+
+def lora_elements(shape: ModelShape, devices: int) -> int:
+    """Elements of A and B of rank 1 on one device, projection by projection."""
+    hidden, ffn, queries = shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim
+    keys = shape.kv_heads * shape.head_dim
+    by_rows = [(hidden, rows) for rows in (queries, keys, keys, ffn, ffn)]
+    by_columns = [(queries, hidden), (ffn, hidden)]
+    split = [columns + rows // devices for columns, rows in by_rows]
+    split += [columns // devices + rows for columns, rows in by_columns]
+    return shape.layers * sum(split)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(
+    ("adapters", "rank", "together"),
+    [(Adapters(2, 12, 300), 16, 2), (Adapters(16, 64, 300), 64, 4), (Adapters(1, 257, 300), 320, 1)],
+    ids=["room for a higher rank", "as many as there are slots", "an odd rank"],
+)
+def test_vllm_has_buffers_for_every_projection_whatever_the_adapters_change(
+    adapters: Adapters, rank: int, together: int, devices: int
+) -> None:
+    demand = replace(KNOWN, engine="vllm")
+    more = device_bytes(replace(demand, adapters=adapters), devices, T4) - device_bytes(demand, devices, T4)
+    assert more == pytest.approx(2 * together * rank * lora_elements(SHAPE, devices) / 0.9, abs=2)
+
+
+def test_adapters_for_which_vllm_has_no_memory_do_not_fit_and_it_is_said() -> None:
+    demand = replace(KNOWN, engine="vllm", slots=16)
+    node = Inventory((build_kind("n", 64, T4),))
+    assert check_fit(demand, node, accelerator="gpu").fits
+    verdict = check_fit(replace(demand, adapters=Adapters(16, 512, 2**20)), node, accelerator="gpu")
+    assert not verdict.fits
+    assert "no spec.adapters" in verdict.advice

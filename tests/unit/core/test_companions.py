@@ -173,20 +173,23 @@ async def test_auto_takes_llama_cpp_and_says_why() -> None:
 
 async def test_vllm_gets_a_draft_models_own_files_once_they_were_compared() -> None:
     spec = {"runtime": "vllm", "accelerator": "nvidia.com/gpu", "tensorParallelSize": 2}
-    made = await operate(MODEL, DRAFT, service(**spec))
+    made = await operate(MODEL)
+    await made.put(DRAFT, service(**spec))
+    await made.settle(lambda label: _as_other(succeed(label)))
     (engine,) = made.cluster.objects[DEPLOYMENT]["spec"]["template"]["spec"]["containers"]
     words = engine["command"]
     told = json.loads(words[words.index("--speculative-config") + 1])
-    folder = f"{made.placement.store}/snapshots/sha256/{digest('model').removeprefix('sha256:')}"
+    folder = f"{made.placement.store}/snapshots/sha256/{digest('other-manifest').removeprefix('sha256:')}"
     assert told == {
         "method": "draft_model",
         "model": folder,
         "num_speculative_tokens": 3,
         "draft_tensor_parallel_size": 2,
     }
+    assert json.loads(words[words.index("--override-generation-config") + 1]) == {"min_p": 0.0}
     assert steps(made) == {"snapshot"}
     (known,) = made.cluster.objects[SERVICE_KEY]["status"]["companions"]
-    assert (known["role"], known["digest"]) == ("draft", digest("model"))
+    assert (known["role"], known["digest"]) == ("draft", digest("other-manifest"))
 
 
 def test_vllm_splits_over_no_more_gpus_than_the_draft_model_can_be_split_by() -> None:

@@ -7,7 +7,8 @@ among them, and so it does not.
 
 import json
 
-from slm_operator.core.fit_demand import VLLM_UTILIZATION
+from slm_contract.adapters import PROJECTIONS
+from slm_operator.core.fit_demand import VLLM_UTILIZATION, vllm_lora_rank
 from slm_operator.core.placement import Program
 from slm_operator.core.plan import Manifest
 from slm_operator.core.runtimes import order as orders
@@ -31,8 +32,6 @@ COMPILED = "8Gi"
 SHARED_GIB = 2
 """Shared memory for each GPU: workers hand each other tensors through it (vLLM's guide to Kubernetes). With the 64 MiB
 that a container has by itself it does not start."""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``--max-lora-rank`` may be (vllm/config/lora.py): buffers are as large for every adapter."""
 OFFLINE = {
     # The weights are on this disk, and the network policy lets nothing out.
     "HF_HUB_OFFLINE": "1",
@@ -65,7 +64,10 @@ def build_command(program: Program, order: Order) -> list[str]:
 
 
 def _build_draft(order: Order) -> list[str]:
-    """On as many devices as the served model, which vLLM asks for."""
+    """On as many devices as the served model, which vLLM asks for.
+
+    With drafts it refuses ``min_p``, which a model's ``generation_config.json`` may set for all requests.
+    """
     if not order.draft:
         return []
     config = {
@@ -74,22 +76,25 @@ def _build_draft(order: Order) -> list[str]:
         "num_speculative_tokens": order.max_draft_tokens,
         "draft_tensor_parallel_size": max(1, order.devices),
     }
-    return ["--speculative-config", json.dumps(config)]
+    return ["--speculative-config", json.dumps(config), "--override-generation-config", json.dumps({"min_p": 0.0})]
 
 
 def _build_adapters(order: Order) -> list[str]:
     """Each is a model of its own in requests. All of them stay in memory, and those of one batch on the device.
 
-    Another option ends the list of modules: whatever the user's own arguments begin with would be a module, too.
+    The device has buffers for what an adapter may change, and not for the vocabulary, which are the largest. Another
+    option ends the list of modules: whatever the user's own arguments begin with would be a module, too.
     """
     if not order.adapters:
         return []
+    modules = [{"name": name_adapter(order.alias, name), "path": path} for name, path in order.adapters.items()]
     return [
-        *("--lora-modules", *(f"{name_adapter(order.alias, name)}={path}" for name, path in order.adapters.items())),
+        *("--lora-modules", *map(json.dumps, modules)),
         "--enable-lora",
+        *("--lora-target-modules", *PROJECTIONS),
         *("--max-loras", str(min(len(order.adapters), order.parallel))),
         *("--max-cpu-loras", str(len(order.adapters))),
-        *("--max-lora-rank", str(next(rank for rank in RANKS if rank >= order.adapter_rank))),
+        *("--max-lora-rank", str(vllm_lora_rank(order.adapter_rank))),
     ]
 
 
