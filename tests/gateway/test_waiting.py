@@ -1,6 +1,7 @@
 """Requests that wait: for a slot, and for engines that are not there yet."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,26 @@ async def test_waiting_has_an_end_and_says_when_to_try_again() -> None:
     assert answer["error"]["message"] == (
         "No engine of default/qwen could take the request within 0.1 seconds: try again later."
     )
+
+
+async def test_where_no_engine_will_come_who_waits_and_who_comes_is_told_why_at_once() -> None:
+    engine = StubEngine()
+    async with open_gateway() as door:
+        waiting = asyncio.create_task(door.post(chat()))
+        await until(lambda: len(door.wanted) == 1)
+        door.directory.put(replace(door.service, no_engine="it is stopped"))
+        for status, _, answer in (await waiting, await door.post(chat())):
+            assert (status, answer["error"]["code"]) == (503, "not_served")
+            assert answer["error"]["message"] == "default/qwen has no engine and will get none: it is stopped."
+        assert len(door.wanted) == 1, "nobody is asked for an engine that cannot come"
+        early = asyncio.create_task(door.post(chat()))
+        await asyncio.sleep(0.1)  # Of the change that this client has made the gateway hears only now.
+        door.directory.put(door.service)
+        await until(lambda: len(door.wanted) == 2)
+        await engine.start()
+        door.directory.put(replace(door.service, endpoints=(engine.endpoint,), no_engine="it is stopped"))
+        assert [(await each)[0] for each in (early, asyncio.create_task(door.post(chat())))] == [200, 200]
+        await engine.stop()
 
 
 async def test_a_stream_that_has_had_comments_is_told_of_the_end_by_an_event() -> None:

@@ -10,7 +10,7 @@ from slm_operator.core.answers import Answers
 from slm_operator.gateway.directory import Directory, Endpoint, Service
 from slm_operator.gateway.limits import Limits
 from slm_operator.gateway.record import Record
-from slm_operator.gateway.refusal import held_too_long, no_such_model, queue_full
+from slm_operator.gateway.refusal import Refusal, held_too_long, no_such_model, not_served, queue_full
 from slm_operator.gateway.tallies import StepTally
 from slm_operator.gateway.tracks import Tracks
 
@@ -46,6 +46,7 @@ class Admission:
         self._waiting: deque[_Waiter] = deque()
         self._waiting_bytes = 0
         self._in_flight = 0
+        self._updated = asyncio.Event()
         self.begun = 0
         """Requests that came, ever."""
         self._tracks = Tracks()
@@ -66,6 +67,7 @@ class Admission:
     def update(self, service: Service | None) -> None:
         """The service is this now; None: it is gone, and nobody waits for it any longer."""
         before, self.service = self.service, service
+        self._updated.set()
         for endpoint in set(before.endpoints if before else ()).difference(service.endpoints if service else ()):
             self._gone(endpoint)
         if service is None:
@@ -80,9 +82,10 @@ class Admission:
             self._loads = {each: loads.pop(each, 0) for each in self._endpoints}
             self._leaving = {each: load for each, load in loads.items() if load}
             self._warm_all()
-        for waiter in [each for each in self._waiting if self._has_lost(each.adapter)]:
-            self._waiting.remove(waiter)
-            self._settle(waiter, no_such_model(f"{self._key}:{waiter.adapter}"))
+        for waiter in list(self._waiting):
+            if refusal := self._refusal(waiter.adapter):
+                self._waiting.remove(waiter)
+                self._settle(waiter, refusal)
         self._let_in()
 
     def try_take(self, prefix: str, adapter: str = "", *, again: bool = False) -> Endpoint | None:
@@ -99,12 +102,13 @@ class Admission:
     async def take(
         self, prefix: str, size_bytes: int, seconds: float, adapter: str = "", *, again: bool = False
     ) -> Endpoint:
-        """An engine in its turn; raises Refusal when too many wait, the time is over or the service is gone.
+        """An engine in its turn; raises Refusal when too many wait, the time is over or none will come.
 
         ``again``: the request had its turn, but its engine could not take it.
         """
-        if self.service is None or self._has_lost(adapter):
-            raise no_such_model(f"{self._key}:{adapter}" if adapter else self._key)
+        await self._hear_more()
+        if refusal := self._refusal(adapter):
+            raise refusal
         if not again and (
             len(self._waiting) >= self._limits.queue_length
             or self._waiting_bytes + size_bytes > self._limits.queue_bytes
@@ -151,10 +155,26 @@ class Admission:
         for timer in self._cooling.values():
             timer.cancel()
 
-    def _has_lost(self, adapter: str) -> bool:
-        """Whether no engine holds the adapter any longer, and none is to."""
+    async def _hear_more(self) -> None:
+        """Where no engine will come: that what was changed a moment ago may not be known here yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.notice_seconds):
+                while self._is_idle():
+                    self._updated.clear()
+                    await self._updated.wait()
+
+    def _is_idle(self) -> bool:
+        """Whether there is no engine, and none will come."""
+        return self.service is not None and bool(self.service.no_engine) and not self.service.endpoints
+
+    def _refusal(self, adapter: str) -> Refusal | None:
+        """Why waiting is of no use: the service or its adapter is gone, or no engine will come."""
         service = self.service
-        return bool(adapter and service and adapter not in service.adapters and adapter not in service.to_come)
+        if service is None:
+            return no_such_model(self._key)
+        if adapter and adapter not in service.adapters and adapter not in service.to_come:
+            return no_such_model(f"{self._key}:{adapter}")
+        return not_served(self._key, service.no_engine) if self._is_idle() else None
 
     def _warm(self, name: str) -> None:
         del self._cooling[name]

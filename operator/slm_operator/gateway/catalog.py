@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from slm_contract.reasons import Reason
 from slm_operator.core.answers import name_step
 from slm_operator.core.manifests.deployment import (
     ANNOTATION_ADAPTERS,
@@ -18,13 +19,22 @@ from slm_operator.core.plan_quantjob import BASELINE_LABEL
 from slm_operator.core.pods import is_ready
 from slm_operator.gateway.directory import About, Canary, Endpoint, Service
 
+WILL_PASS = {Reason.CANARY_ROLLED_BACK, Reason.ENGINE_CRASHED, Reason.PORT_IN_USE}
+"""Reasons of a stalled service that may get engines all the same."""
+
 
 def read_service(
-    manifest: Manifest, pods: Iterable[Manifest], quant_job: Manifest | None, model: Manifest | None
+    manifest: Manifest,
+    pods: Iterable[Manifest],
+    quant_job: Manifest | None,
+    model: Manifest | None,
+    *,
+    scaled_by_others: bool = True,
 ) -> Service:
     """An InferenceService with its engines, the QuantJob that it names, and the SLMModel of either.
 
     The objects were accepted by their schema, yet any of them may be new, half filled in, or gone.
+    ``scaled_by_others``: an autoscaler of somebody else's may start engines of what has none.
     """
     meta, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     model_name = _reference(spec, "modelRef") or _reference((quant_job or {}).get("spec") or {}, "modelRef")
@@ -43,7 +53,20 @@ def read_service(
         about=_describe(spec, status, (model or {}).get("status") or {}),
         adapters=_adapters(named, engines),
         to_come=frozenset(named),
+        no_engine=_why_no_engine(meta, status, scaled_by_others=scaled_by_others),
     )
+
+
+def _why_no_engine(meta: Mapping[str, Any], status: Mapping[str, Any], *, scaled_by_others: bool) -> str:
+    """As far as the status is of this very spec and there is no engine, not even one that starts."""
+    if status.get("observedGeneration") != meta.get("generation") or status.get("replicas"):
+        return ""
+    found = {each["type"]: each for each in status.get("conditions") or ()}
+    reason = found.get("Ready", {}).get("reason", "")
+    if reason == Reason.STOPPED and not scaled_by_others:
+        return "it is stopped, until spec.replicas is 1 or more"
+    stalled = found.get("Stalled", {}).get("status") == "True" and reason not in WILL_PASS
+    return f"its condition Ready is {reason}, whose message says what to change" if stalled else ""
 
 
 def _reference(spec: Mapping[str, Any], field: str) -> str:

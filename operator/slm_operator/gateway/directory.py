@@ -90,6 +90,8 @@ class Service:
     """Names of those that all of them are to hold."""
     adapter: str = ""
     """The one that a request names; empty: the model as it is."""
+    no_engine: str = ""
+    """Why it has no engine and will get none by itself, as half a sentence; empty where one may come."""
 
     @property
     def key(self) -> str:

@@ -21,9 +21,11 @@ LOG = logging.getLogger(__name__)
 class Follower:
     """Reads services and their engines into a directory. It belongs to one event loop."""
 
-    def __init__(self, cluster: Cluster, directory: MemoryDirectory) -> None:
+    def __init__(self, cluster: Cluster, directory: MemoryDirectory, *, scaled_by_others: bool) -> None:
+        """``scaled_by_others``: as for ``read_service``."""
         self._cluster = cluster
         self._directory = directory
+        self._scaled_by_others = scaled_by_others
         self._references = References()
         self._owners: dict[ObjectKey, ObjectKey] = {}
         # Engines that are gone carry no labels any more.
@@ -86,7 +88,7 @@ class Follower:
         job = await self._named("QuantJob", key.namespace, manifest["spec"].get("quantJobRef"))
         named = manifest["spec"].get("modelRef") or ((job or {}).get("spec") or {}).get("modelRef")
         model = await self._named("SLMModel", key.namespace, named)
-        self._directory.put(read_service(manifest, pods, job, model))
+        self._directory.put(read_service(manifest, pods, job, model, scaled_by_others=self._scaled_by_others))
 
     async def _named(self, kind: str, namespace: str, reference: Manifest | None) -> Manifest | None:
         return await self._cluster.get(ObjectKey(kind, namespace, reference["name"])) if reference else None

@@ -33,6 +33,8 @@ class Limits:
     """Most bytes of bodies per service that wait; more get 429."""
     hold_seconds: float = 300.0
     """Longest wait for a slot, or for an engine that starts: pulling an image and loading weights takes minutes."""
+    notice_seconds: float = 1.0
+    """Longest wait for word that a stopped or stalled service is none any more, before a request to it is refused."""
     keep_alive_seconds: float = 10.0
     """A stream that has waited so long gets a comment, and one more each time: proxies close what is silent for 30."""
     connect_seconds: float = 2.0

@@ -123,6 +123,11 @@ def held_too_long(key: str, limits: Limits) -> Refusal:
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "engine_not_ready", message, limits.retry_after_seconds)
 
 
+def not_served(key: str, why: str) -> Refusal:
+    """There is no engine, and waiting brings none."""
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not_served", f"{key} has no engine and will get none: {why}.")
+
+
 def engine_failed() -> Refusal:
     """The engine broke; what it said stays inside."""
     message = "The engine failed while it worked on this request: try again; the gateway's log has the reason."

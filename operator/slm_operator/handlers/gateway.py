@@ -54,7 +54,7 @@ async def serve(settings: GatewaySettings) -> None:
         keys = KeyReader(client, settings.gateway_namespace, access)
         await keys.read()
         directory, stop = MemoryDirectory(), Stop()
-        follower = Follower(KubeCluster(client, cache), directory)
+        follower = Follower(KubeCluster(client, cache), directory, scaled_by_others=True)
         async with asyncio.TaskGroup() as group:
             parts = Parts(group)
             parts.keep(lambda: watch(cache, namespaces, {}, audit.soon, stop.take_signals, GATEWAY_KINDS))

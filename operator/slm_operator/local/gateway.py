@@ -56,7 +56,7 @@ async def serve(
         if audit is not None:
             gateway.observe_with(audit.observe)
             release = _nothing  # A chain of lines has one writer, so the next gateway waits for the end of this one.
-        follower = Follower(cluster, directory)
+        follower = Follower(cluster, directory, scaled_by_others=False)
         await follower.fill()
         listener = Listener(gateway)
         await _listen(listener, settings.gateway_port)

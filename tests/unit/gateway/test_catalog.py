@@ -106,6 +106,42 @@ def test_engines_that_are_tried_are_told_from_others_with_the_share_that_they_ge
     assert starting.canary is None
 
 
+def judged(reason: str, *, stalled: bool, **status: Any) -> dict[str, Any]:
+    """A service of generation 2, and what was said of it."""
+    conditions = [
+        {"type": "Ready", "status": "False", "reason": reason},
+        {"type": "Stalled", "status": str(stalled), "reason": reason},
+    ]
+    made = service(status={"observedGeneration": 2, "conditions": conditions, **status})
+    made["metadata"]["generation"] = 2
+    return made
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (judged("FormatMismatch", stalled=True), "its condition Ready is FormatMismatch, whose message says"),
+        (judged("FormatMismatch", stalled=True, observedGeneration=1), ""),
+        (judged("FormatMismatch", stalled=True, replicas=1), ""),
+        (judged("ModelNotReady", stalled=False), ""),
+        (judged("EngineCrashed", stalled=True), ""),
+        (judged("CanaryRolledBack", stalled=True), ""),
+        (judged("ScaledToZero", stalled=False), ""),
+        (judged("Stopped", stalled=False), "it is stopped, until spec.replicas is 1 or more"),
+        (service(), ""),
+    ],
+)
+def test_why_waiting_brings_no_engine(manifest: dict[str, Any], said: str) -> None:
+    told = read_service(manifest, [], None, None, scaled_by_others=False).no_engine
+    assert told.startswith(said)
+    assert bool(told) == bool(said)
+
+
+def test_what_is_stopped_may_be_started_by_an_autoscaler_of_somebody_elses() -> None:
+    assert read_service(judged("Stopped", stalled=False), [], None, None).no_engine == ""
+    assert read_service(judged("FormatMismatch", stalled=True), [], None, None).no_engine != ""
+
+
 def test_a_service_of_which_nothing_is_known_yet() -> None:
     found = read_service({**service(), "status": None}, [], None, None)
     assert (found.key, found.aliases, found.digest, found.about.context_size) == ("default/chat", (), "", 4096)
@@ -181,7 +217,7 @@ def test_an_alias_is_its_first_holders_until_that_one_is_gone() -> None:
 @asynccontextmanager
 async def followed(cluster: SqliteCluster) -> AsyncIterator[MemoryDirectory]:
     directory = MemoryDirectory()
-    task = asyncio.create_task(Follower(cluster, directory).run())
+    task = asyncio.create_task(Follower(cluster, directory, scaled_by_others=True).run())
     yield directory
     task.cancel()
     await asyncio.wait([task])
@@ -228,6 +264,6 @@ async def test_what_went_while_nobody_looked_is_gone(tmp_path: Path) -> None:
     cluster = SqliteCluster(tmp_path / "objects.db")
     directory = MemoryDirectory([Service("default", "left-over"), Service("default", "chat")])
     await cluster.apply(service())
-    await Follower(cluster, directory).fill()
+    await Follower(cluster, directory, scaled_by_others=True).fill()
     assert [each.key for each in directory.services()] == ["default/chat"]
     cluster.close()
