@@ -15,6 +15,8 @@ from tests.support.gateway import CHAT, chat, open_gateway, until
 from tests.support.gateway_attacks import asking
 from tests.support.stub_engine import StubEngine
 
+NO_JSON = "The body must be one JSON object, in UTF-8, and it is no JSON: "
+
 
 async def collect(answer: aiohttp.ClientResponse, pieces: list[bytes]) -> None:
     """What comes, also when it breaks off."""
@@ -66,9 +68,10 @@ async def test_a_model_that_is_not_there_is_a_404_in_openais_shape(name: str) ->
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The body must be one JSON object, in UTF-8."),
+        (b"", f"{NO_JSON}Expecting value, in line 1, column 1."),
         (b"[]", "The body must be one JSON object."),
-        (b'{"model": "qwen"', "The body must be one JSON object, in UTF-8."),
+        (b'{"model": "qwen"', f"{NO_JSON}Expecting ',' delimiter, in line 1, column 17."),
+        (b'{"model":\n  qwen}', f"{NO_JSON}Expecting value, in line 2, column 3."),
         (b'{"model": "qwen", "x": NaN}', "The body must be one JSON object, in UTF-8."),
         (b'{"model": "\xff"}', "The body must be one JSON object, in UTF-8."),
         (b'{"model": 7}', "The field 'model' must name a model"),
@@ -305,6 +308,21 @@ async def test_models_are_listed_and_told_one_by_one() -> None:
             assert answer.status == 404
     assert one == {"id": "default/qwen", "object": "model", "created": 7, "owned_by": "default"}
     assert listed == {"object": "list", "data": [one]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, "POST"),
+        ("PUT", "/v1/messages", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/x", "GET"),
+    ],
+)
+async def test_another_method_is_refused_with_the_one_that_is_meant(method: str, path: str, allowed: str) -> None:
+    async with open_gateway(StubEngine()) as door, door.session.request(method, door.url + path) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, allowed)
+        assert (await answer.json())["error"]["message"] == f"This address answers {allowed} alone."
 
 
 async def test_health_is_told_and_readiness_ends_before_the_process_does() -> None:

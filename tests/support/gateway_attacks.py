@@ -148,12 +148,11 @@ PATHS = [
         ("POST", f"http://169.254.169.254{CHAT}"),
         ("GET", "/v1/models/../../slots"),
         ("GET", "/v1/models/%2e%2e%2f%2e%2e%2fslots"),
-        ("GET", CHAT),
-        ("PUT", CHAT),
-        ("DELETE", "/v1/models/default/qwen"),
         ("OPTIONS", "*"),
-        ("TRACE", CHAT),
     ]
+] + [
+    Attack(f"{method} {path}", sized(path=path, method=method), (405,))
+    for method, path in [("GET", CHAT), ("PUT", CHAT), ("DELETE", "/v1/models/default/qwen"), ("TRACE", CHAT)]
 ]
 """What leads to an engine's other routes."""
 

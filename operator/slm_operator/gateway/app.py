@@ -151,8 +151,10 @@ class Gateway:
             return self._no_version, UNKNOWN
         if request.method == "POST" and path in FORWARDED:
             return self._forward, path
-        if request.method == "GET" and (path == MODELS or path.startswith(MODELS + "/")):
-            return self._models, MODELS
+        if path in FORWARDED:
+            return self._wrong_method("POST"), path
+        if path == MODELS or path.startswith(MODELS + "/"):
+            return (self._models if request.method == "GET" else self._wrong_method("GET")), MODELS
         if path == ollama_front.ROOT or path.startswith(ollama_front.PREFIX):
             return self._answer_to_ollama(request.method, path)
         return self._unknown, UNKNOWN
@@ -167,6 +169,12 @@ class Gateway:
 
     async def _unknown(self, _request: web.BaseRequest, _record: Record) -> web.StreamResponse:
         raise refusals.no_such_path()
+
+    def _wrong_method(self, allowed: str) -> Answer:
+        async def refuse(_request: web.BaseRequest, _record: Record) -> web.StreamResponse:
+            raise refusals.wrong_method(allowed)
+
+        return refuse
 
     async def _forward(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         self._desk.check()

@@ -68,6 +68,9 @@ def _parse(body: bytes) -> dict[str, Any]:
     careful = body.count(b'"model"') != 1 or b"\\u" in body
     try:
         document = (CAREFUL if careful else PLAIN).decode(body.decode())
+    except json.JSONDecodeError as problem:
+        where = f"{problem.msg}, in line {problem.lineno}, column {problem.colno}"
+        raise bad_request(f"The body must be one JSON object, in UTF-8, and it is no JSON: {where}.") from problem
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise bad_request("The body must be one JSON object, in UTF-8.") from problem
     if not isinstance(document, dict):

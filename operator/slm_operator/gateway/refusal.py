@@ -31,6 +31,8 @@ class Refusal(Exception):
     message: str
     """One sentence for whoever sent the request, with what to change."""
     retry_after_seconds: int = 0
+    allow: str = ""
+    """The method that is allowed, where another one was used."""
 
     def __str__(self) -> str:
         return self.message
@@ -41,6 +43,8 @@ class Refusal(Exception):
         headers = {"Retry-After": str(self.retry_after_seconds)} if self.retry_after_seconds else {}
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allow:
+            headers["Allow"] = self.allow
         return headers
 
     def body(self, *, anthropic: bool = False) -> bytes:
@@ -63,12 +67,18 @@ def bad_request(message: str) -> Refusal:
 
 
 def no_such_path() -> Refusal:
-    """Neither path nor method is offered; says nothing of what an engine might offer there."""
+    """The path is not offered; says nothing of what an engine might offer there."""
     message = (
         "No such address: this gateway answers POST to /v1/chat/completions, /v1/completions, /v1/embeddings, "
         "/v1/rerank, /v1/responses and /v1/messages, and GET /v1/models."
     )
     return Refusal(HTTPStatus.NOT_FOUND, "unknown_url", message)
+
+
+def wrong_method(allowed: str) -> Refusal:
+    """The path is offered, and not with this method."""
+    message = f"This address answers {allowed} alone."
+    return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, allow=allowed)
 
 
 def wrong_task() -> Refusal:
