@@ -96,6 +96,16 @@ def test_one_bad_document_of_several_changes_nothing(slm: Slm, tmp_path: Path) -
     assert len(message.splitlines()) == 1
     assert slm.bad(3, "get", "slm", "good") == "error: slmmodel.slm.dev/good does not exist in namespace default.\n"
     assert "-f FILE" in slm.bad(2, "apply")
+    assert "no object in standard input" in slm.bad(65, "apply", "-f", "-", stdin="# nothing\n")
+
+
+def test_who_needs_what_was_deleted_is_told(slm: Slm) -> None:
+    service = "apiVersion: slm.dev/v1alpha1\nkind: InferenceService\nmetadata: {name: s}\nspec: {modelRef: {name: a}}\n"
+    slm.good("apply", "-f", "-", stdin=f"{model('a')}---\n{service}")
+    told = "inferenceservice.slm.dev/s needs slmmodel.slm.dev/a, and stays as it is until that is back\n"
+    assert slm("delete", "slm", "a").stderr == told
+    slm.good("apply", "-f", "-", stdin=model("a"))
+    assert slm("delete", "slm/a", "slmsvc/s").stderr == ""
 
 
 def test_a_source_cannot_be_exchanged(slm: Slm) -> None:

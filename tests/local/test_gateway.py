@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,31 @@ def test_a_gateway_that_cannot_start_says_why(backend: Backend, own: Backend) ->
         taken.listen()
         port = taken.getsockname()[1]
         own.environment["SLM_GATEWAY_PORT"] = str(port)
-        own.slm("up")
         log = own.folder / "state" / "gateway.log"
-        until(lambda: log.exists() and "Address already in use" in log.read_text(), "it does not say so")
+        hint = up(own).stderr
+        assert hint.startswith("the gateway does not answer yet: ")
+        assert "Address already in use" in hint
         assert f"gateway: not running (its log: {log})" in own.slm("status")
     assert f"port {port} on 127.0.0.1 cannot be used (Address already in use); SLM_GATEWAY_PORT chooses another" in (
         log.read_text()
     )
     assert start(backend.environment)[0] == EXIT_RUNNING
+
+
+def up(backend: Backend) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "slm_operator.cli.main", "up"]
+    return subprocess.run(command, env=backend.environment, capture_output=True, text=True, check=True, timeout=60)
+
+
+def test_up_tells_the_address_and_that_another_port_waits_for_another_gateway(backend: Backend) -> None:
+    before = backend.environment["SLM_GATEWAY_PORT"]
+    try:
+        backend.environment["SLM_GATEWAY_PORT"] = "9"
+        done = up(backend)
+    finally:
+        backend.environment["SLM_GATEWAY_PORT"] = before
+    assert f"the gateway answers at {url(backend)}\n" in done.stdout
+    assert done.stderr == "it keeps its port for as long as it runs: slm down && slm up takes 9\n"
 
 
 def start(environment: dict[str, str]) -> tuple[int, str]:

@@ -17,11 +17,13 @@ from slm_operator.cli.human import count_processes
 from slm_operator.cli.session import condition_of, load_settings, local_paths, open_cluster
 from slm_operator.cli.tables import render_rows
 from slm_operator.cli.terminal import Quiet, terminal
-from slm_operator.local.gateway_keeper import find_gateway, gateway_url
+from slm_operator.local.gateway_keeper import await_gateway, find_gateway, gateway_url
 from slm_operator.local.leftovers import end_leftovers, find_living
-from slm_operator.local.lifecycle import DAEMON_COMMAND, running_pid, start_daemon, stop_daemon
+from slm_operator.local.lifecycle import DAEMON_COMMAND, log_tail, running_pid, start_daemon, stop_daemon
 from slm_operator.local.paths import LocalPaths
 
+GATEWAY_SECONDS = 5.0
+"""Longest wait of `slm up` for the gateway, which the daemon starts."""
 app = typer.Typer()
 
 
@@ -48,6 +50,8 @@ def up(
         terminal.say(f"the daemon is running already (process {pid})")
     else:
         terminal.say(f"the daemon is running (process {pid}); its log: {paths.daemon_log}")
+    if settings.gateway:
+        _tell_gateway(paths, settings.gateway_port)
 
 
 @app.command(cls=Command, epilog=EPILOG)
@@ -111,6 +115,17 @@ def describe_daemon(pid: int | None) -> str:
     if pid is None:
         return "not running (start it with slm up)"
     return f"running, process {pid}" if pid else "starting"
+
+
+def _tell_gateway(paths: LocalPaths, port: int) -> None:
+    """Say where the gateway answers, or why it does not."""
+    found = await_gateway(paths, GATEWAY_SECONDS)
+    if found is None:
+        terminal.hint(f"the gateway does not answer yet: {log_tail(paths.gateway_log)}")
+        return
+    terminal.say(f"the gateway answers at {gateway_url(found)}")
+    if port not in (0, found.port):
+        terminal.hint(f"it keeps its port for as long as it runs: slm down && slm up takes {port}")
 
 
 def describe_gateway(paths: LocalPaths) -> str:

@@ -23,6 +23,7 @@ from slm_operator.local.leftovers import end_records, find_living, read_records
 from slm_operator.local.lifecycle import running_pid
 from slm_operator.local.paths import LocalPaths
 from slm_operator.ports import ObjectKey
+from slm_operator.reconcile.references import References
 
 app = typer.Typer()
 POLL_SECONDS = 0.1
@@ -94,6 +95,17 @@ def hint_left(paths: LocalPaths, uids: Collection[str]) -> None:
         terminal.hint(f"{_name(left)} not ended, as the daemon is not running: slm up, or slm down")
 
 
+async def hint_users(cluster: SqliteCluster, gone: Sequence[ObjectKey]) -> None:
+    """Say which objects still name those that were deleted."""
+    references = References()
+    for kind in ("QuantJob", "InferenceService"):
+        for each in await cluster.list(kind):
+            references.learn(key_of(each), each)
+    for key in gone:
+        for user in references.of(key):
+            terminal.hint(f"{display_name(user)} needs {display_name(key)}, and stays as it is until that is back")
+
+
 @app.command(cls=Command, epilog=EPILOG)
 def delete(
     words: Annotated[
@@ -144,6 +156,7 @@ def delete(
                 uids |= await find_pods(cluster, key)
                 await cluster.delete(key)
                 terminal.say(f"{display_name(key)} deleted")
+            await hint_users(cluster, present)
             if wait:
                 await await_ended(local_paths(), cluster, uids, deadline)
             else:

@@ -15,6 +15,7 @@ from slm_operator.ports import Manifest, ObjectKey
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 KUSTOMIZATION_NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 """What describes a folder's manifests rather than being one; ``-f FOLDER`` passes over it."""
+STANDARD_INPUT = "standard input"
 MAX_FAULT_LENGTH = 600
 """Characters of one fault that are printed: the first broken rules are what a person mends first."""
 
@@ -45,7 +46,7 @@ class Reading:
     def add_source(self, source: str, *, recursive: bool = False) -> None:
         """Read a file, a folder or ``-``."""
         if source == "-":
-            self.add_data("standard input", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+            self.add_data(STANDARD_INPUT, sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
             return
         path = Path(source)
         if not path.is_dir():
@@ -95,7 +96,8 @@ class Reading:
                 self.faults.append(f"{document.place}: {document.key} stands already in {places[document.key]}")
             places.setdefault(document.key, document.place)
         if not self.found and not self.faults:
-            self.faults.append(f"no object in {', '.join(asked)}")
+            places_asked = ", ".join(STANDARD_INPUT if each == "-" else each for each in asked)
+            self.faults.append(f"no object in {places_asked}")
         if self.faults:
             raise refusal(self.faults)
         return self.found

@@ -14,6 +14,16 @@ HEALTHY_SECONDS = 60.0
 CRASHES_UNTIL_STALLED = 3
 """Restarts after which a service that never answered is called stalled rather than starting."""
 
+EXIT_CODES = {
+    132: "it uses instructions that this processor lacks",
+    134: "it gave up by itself",
+    137: "it was killed, mostly for want of memory",
+    139: "it used memory that is not its own",
+}
+"""What ended a process, by 128 plus the signal's number."""
+MAX_LAST_WORDS = 500
+"""Characters of the log of an engine that crashed; the last line stands whatever its length."""
+
 TELLING = ("image", "command", "resources")
 """What tells the engines of one template from those of another; the rest of a pod is filled in by the cluster."""
 
@@ -123,10 +133,22 @@ def _crash(pods: Sequence[Manifest], wanted: Manifest) -> str:
             last = status.get("lastState", {}).get("terminated", {})
             often = status.get("restartCount", 0) >= CRASHES_UNTIL_STALLED
             if often and not status.get("ready") and _lasted_seconds(last) < HEALTHY_SECONDS:
-                detail = str(last.get("message", "")).strip().rstrip(".") or "it left no message"
                 count, code = status["restartCount"], last.get("exitCode", "unknown")
-                return f"The engine ended {count} times, last with exit code {code}: {detail}"
+                meaning = f" ({EXIT_CODES[code]})" if code in EXIT_CODES else ""
+                words = _last_words(str(last.get("message", "")))
+                return f"The engine ended {count} times, last with exit code {code}{meaning}: {words}"
     return ""
+
+
+def _last_words(log: str) -> str:
+    """The end of a log, in whole lines of which none stands twice; a tail of a log begins anywhere in a line."""
+    told = dict.fromkeys(line.strip().rstrip(".") for line in reversed(log.splitlines()) if line.strip())
+    kept: list[str] = []
+    for line in told:
+        if kept and sum(map(len, kept)) + len(line) > MAX_LAST_WORDS:
+            break
+        kept.insert(0, line)
+    return "; ".join(kept) or "it left no message"
 
 
 def _lasted_seconds(ended: Manifest) -> float:

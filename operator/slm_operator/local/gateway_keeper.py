@@ -14,7 +14,7 @@ import psutil
 
 from slm_operator.adapters.pod_status import LOCAL_ADDRESS
 from slm_operator.local import locks
-from slm_operator.local.lifecycle import EXIT_RUNNING, log_tail, spawn
+from slm_operator.local.lifecycle import EXIT_RUNNING, POLL_SECONDS, log_tail, spawn
 from slm_operator.local.paths import LocalPaths
 
 GATEWAY_COMMAND = (sys.executable, "-m", "slm_operator.local.gateway")
@@ -41,6 +41,14 @@ def find_gateway(paths: LocalPaths) -> RunningGateway | None:
     """The gateway, once it accepts requests."""
     words = locks.read(paths.gateway_lock) or []
     return RunningGateway(int(words[0]), int(words[1])) if words[1:] else None
+
+
+def await_gateway(paths: LocalPaths, timeout_seconds: float) -> RunningGateway | None:
+    """The gateway as soon as it accepts requests; None when it does not in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while (found := find_gateway(paths)) is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return found
 
 
 def gateway_url(gateway: RunningGateway) -> str:

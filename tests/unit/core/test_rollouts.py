@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from slm_operator.core.manifests.metadata import LABEL_KIND, LABEL_NAME, LABEL_STEP
 from slm_operator.core.plan import ObjectKey
 from tests.support.planning import MODEL, QUANT, SERVICE, World, digest, manifest, succeed
@@ -35,12 +37,21 @@ def roll_out(made: World, *, ready: int | None = None) -> None:
     put_pod(made, "s-0", ready=True)
 
 
-def put_pod(made: World, name: str, *, ready: bool, restarts: int = 0, ran_seconds: int = 1) -> None:
+def put_pod(
+    made: World,
+    name: str,
+    *,
+    ready: bool,
+    restarts: int = 0,
+    ran_seconds: int = 1,
+    code: int = 1,
+    log: str = "unknown argument",
+) -> None:
     """An engine pod of the Deployment's present template."""
     template = made.objects[DEPLOYMENT]["spec"]["template"]
     labels = {LABEL_KIND: "InferenceService", LABEL_NAME: "s", LABEL_STEP: "serve"}
     times = {"startedAt": "2026-01-02T03:00:00Z", "finishedAt": f"2026-01-02T03:{ran_seconds // 60:02}:01Z"}
-    last = {"terminated": {"exitCode": 1, "message": "unknown argument", **times}}
+    last = {"terminated": {"exitCode": code, "message": log, **times}}
     made.objects[ObjectKey("Pod", "default", name)] = {
         "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "labels": labels} | template["metadata"],
@@ -85,6 +96,25 @@ def test_a_change_that_crashes_is_stalled_and_says_that_the_old_engines_answer()
     crash, rest = made.condition(KEY)["message"].split(". ", 1)
     assert crash == "The engine ended 5 times, last with exit code 1: unknown argument"
     assert rest == f"The engines from before still answer at {URL}/v1."
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "told"),
+    [
+        (137, "", "137 (it was killed, mostly for want of memory): it left no message"),
+        (1, "oad the model\n\nno such file\nno such file\nending.\n", "1: oad the model; no such file; ending"),
+        (1, "a" * 490 + "\nbegin\nthe last line\n", "1: begin; the last line"),
+        (1, "b" * 2000, f"1: {'b' * 2000}"),
+    ],
+    ids=["killed", "lines that stand twice", "a long log", "one long line"],
+)
+def test_of_a_log_the_end_is_told_in_whole_lines(code: int, log: str, told: str) -> None:
+    made = serving()
+    change(made, extraArgs=["--no-such-flag"])
+    put_pod(made, "s-1", ready=False, restarts=5, code=code, log=log)
+    made.settle(succeed)
+    message = made.condition(KEY)["message"]
+    assert message.startswith(f"The engine ended 5 times, last with exit code {told}. The engines from before")
 
 
 def test_an_engine_that_has_recovered_is_not_called_crashed() -> None:
