@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -150,7 +149,7 @@ class Listener:
         self._server = _Server(gateway)
         self._sockets: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
-        self._last: list[asyncio.Task[Any]] = []
+        self._last: list[asyncio.Task[None]] = []
         self.port = 0
 
     @property
@@ -180,8 +179,11 @@ class Listener:
             queue.settimeout(0)
             while True:  # Until nobody waits: that is an OSError.
                 client, _ = queue.accept()
-                accepting = loop.connect_accepted_socket(self._server, client, ssl=self._tls)
-                self._last.append(loop.create_task(accepting))
+                self._last.append(loop.create_task(self._accept(client)))
+
+    async def _accept(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # Of TLS, too: who fails to greet is nobody's fault.
+            await asyncio.get_running_loop().connect_accepted_socket(self._server, client, ssl=self._tls)
 
     async def close(self, seconds: float) -> None:
         """Accept nobody, close what is idle, and give answers under way so long to end."""
