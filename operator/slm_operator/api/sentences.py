@@ -100,10 +100,11 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def suggest_field(model: type[BaseModel], place: Sequence[int | str]) -> str:
-    """What an unknown field may be meant to be: one spelled alike beside it, else one of that name elsewhere."""
-    name = str(place[-1])
-    if near := get_close_matches(name, known_fields(model, place[:-1]), 1):
-        return f": did you mean {near[0]}?"
+    """What an unknown field may mean: one beside it, spelled alike or longer, else one of that name elsewhere."""
+    name, beside = str(place[-1]), known_fields(model, place[:-1])
+    longer = [each for each in beside if each.startswith(name)]
+    if near := get_close_matches(name, beside, 1) or longer:
+        return f": did you mean {' or '.join(near)}?"
     elsewhere = list(walk_fields(model))
     if alike := get_close_matches(name, {path[-1] for path in elsewhere}, 1, LIKE):
         paths = [".".join(path) for path in elsewhere if path[-1] == alike[0]]

@@ -265,6 +265,11 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "spec.variant is no known field: did you mean spec.quantJobRef.variant?",
     ),
     ("InferenceService", {**REF, "status": {}}, "spec.status is no known field"),
+    (
+        "InferenceService",
+        {**REF, "autoscaling": {"min": 0}},
+        "spec.autoscaling.min is no known field: did you mean minReplicas?",
+    ),
     ("InferenceService", {"model_ref": {"name": "m"}}, "spec.model_ref is no known field: did you mean modelRef?"),
     ("InferenceService", {**REF, "extraArgs": ["--gpt-oss-20b-default"]}, "must not hold --gpt-oss-20b-default"),
     ("InferenceService", {**REF, "extraArgs": ["--path=/etc"]}, "spec.extraArgs must not hold --path=/etc"),
