@@ -117,6 +117,7 @@ def build_engine(snapshot: ServiceSnapshot, wanted: Wanted) -> Engine:
         projector=beside.get(PROJECTOR, ""),
         adapters={each.name: beside[ADAPTER + each.name] for each in spec.adapters},
         adapter_rank=demand.adapters.rank if demand.adapters else 0,
+        adapters_bytes=demand.adapters.size_bytes if demand.adapters else 0,
         alias=service.metadata.name,
         context_size=demand.context_size,
         parallel=spec.parallel,

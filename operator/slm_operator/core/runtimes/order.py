@@ -53,7 +53,9 @@ class Order:
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Name to path of each LoRA adapter, in the order in which the engine numbers them."""
     adapter_rank: int = 0
-    """Highest rank among them; 0 where the engine need not be told."""
+    """Highest rank among them; 0 where there is none."""
+    adapters_bytes: int = 0
+    """Size of all of them, bytes."""
     contained: bool = False
     """Whether it runs in a container, in which only ``/tmp`` can be written."""
 

@@ -123,9 +123,9 @@ def build_probes() -> Manifest:
 
 
 def overhead(order: Order) -> Overhead:
-    """It is a large program, and one process more for each GPU."""
+    """It is a large program, and one process more for each GPU; each of them keeps all adapters beside the buffers."""
     return Overhead(
-        process_bytes=PROCESS_BYTES + order.devices * DEVICE_BYTES,
+        process_bytes=PROCESS_BYTES + order.devices * DEVICE_BYTES + max(1, order.devices) * order.adapters_bytes,
         cpu_limit=str(2 + order.devices) if order.devices else "",
         temporary_storage=COMPILED,
         shared_memory=f"{SHARED_GIB * max(1, order.devices)}Gi",
