@@ -100,12 +100,23 @@ def test_one_bad_document_of_several_changes_nothing(slm: Slm, tmp_path: Path) -
 
 
 def test_who_needs_what_was_deleted_is_told(slm: Slm) -> None:
-    service = "apiVersion: slm.dev/v1alpha1\nkind: InferenceService\nmetadata: {name: s}\nspec: {modelRef: {name: a}}\n"
-    slm.good("apply", "-f", "-", stdin=f"{model('a')}---\n{service}")
-    told = "inferenceservice.slm.dev/s needs slmmodel.slm.dev/a, and stays as it is until that is back\n"
-    assert slm("delete", "slm", "a").stderr == told
+    def using(kind: str, name: str, reference: str, more: str = "") -> str:
+        spec = f"{{suspend: true, {reference}{more}}}"
+        return f"apiVersion: slm.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+    users = [
+        using("QuantJob", "q", "modelRef: {name: a}", ", variants: [Q4_0]"),
+        using("InferenceService", "s", "modelRef: {name: a}"),
+        using("InferenceService", "of-a-variant", "quantJobRef: {name: q}"),
+    ]
+    slm.good("apply", "-f", "-", stdin="---\n".join([model("a"), *users]))
+    told = slm("delete", "slm", "a").stderr.splitlines()
+    assert told == [
+        f"{user} needs slmmodel.slm.dev/a, and stays as it is until that is back"
+        for user in ("quantjob.slm.dev/q", "inferenceservice.slm.dev/s")
+    ]
     slm.good("apply", "-f", "-", stdin=model("a"))
-    assert slm("delete", "slm/a", "slmsvc/s").stderr == ""
+    assert slm("delete", "slm/a", "qj/q", "slmsvc/s", "slmsvc/of-a-variant").stderr == ""
 
 
 def test_a_source_cannot_be_exchanged(slm: Slm) -> None:

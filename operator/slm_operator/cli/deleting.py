@@ -23,7 +23,7 @@ from slm_operator.local.leftovers import end_records, find_living, read_records
 from slm_operator.local.lifecycle import running_pid
 from slm_operator.local.paths import LocalPaths
 from slm_operator.ports import ObjectKey
-from slm_operator.reconcile.references import References
+from slm_operator.reconcile.references import named_by
 
 app = typer.Typer()
 POLL_SECONDS = 0.1
@@ -97,13 +97,11 @@ def hint_left(paths: LocalPaths, uids: Collection[str]) -> None:
 
 async def hint_users(cluster: SqliteCluster, gone: Sequence[ObjectKey]) -> None:
     """Say which objects still name those that were deleted."""
-    references = References()
     for kind in ("QuantJob", "InferenceService"):
         for each in await cluster.list(kind):
-            references.learn(key_of(each), each)
-    for key in gone:
-        for user in references.of(key):
-            terminal.hint(f"{display_name(user)} needs {display_name(key)}, and stays as it is until that is back")
+            user = key_of(each)
+            for key in sorted(named_by(user, each).intersection(gone)):
+                terminal.hint(f"{display_name(user)} needs {display_name(key)}, and stays as it is until that is back")
 
 
 @app.command(cls=Command, epilog=EPILOG)

@@ -54,6 +54,7 @@ def require_companions(
     """
     for role, model in models.items():
         if as_folders:
+            _require_rank(role, model)
             yield _link(snapshot, sequence, role, model.status)
         elif role.startswith(ADAPTER):
             yield _require_adapter(snapshot, sequence, role, model.status)
@@ -103,6 +104,14 @@ def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMMo
     step = specs.SnapshotSpec(model=model.digest, beside=_require_base(snapshot), store=snapshot.placement.store)
     work = build_step_digest(snapshot.service, snapshot.placement, step.step, step.model, step.beside)
     return _require_one(snapshot, sequence, role, work, step, lambda: sequence.require(step, step.step, SnapshotResult))
+
+
+def _require_rank(role: str, model: SLMModel) -> None:
+    """VLLM must be told an adapter's rank, which was not read before there was a field for it."""
+    if role.startswith(ADAPTER) and not model.status.rank:
+        name = model.metadata.name
+        message = f"The rank of SLMModel {name} is not known: delete and apply it again, which fetches nothing anew."
+        raise Blocked(Verdict("stalled", Reason.MODEL_NOT_READY, message))
 
 
 def _require_one(

@@ -148,7 +148,9 @@ def node_bytes(demand: Demand) -> int:
     if demand.requested_bytes:
         return demand.requested_bytes
     serving = demand.serving
-    return engine_memory(demand.loaded_bytes, serving.total if serving else 0).request_bytes
+    # Besides its buffers vLLM keeps every adapter.
+    kept = demand.adapters.size_bytes if demand.adapters and demand.engine == "vllm" else 0
+    return engine_memory(demand.loaded_bytes, serving.total + kept if serving else 0).request_bytes
 
 
 def device_bytes(demand: Demand, devices: int, accelerator: Accelerator) -> int:

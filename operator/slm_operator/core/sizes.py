@@ -194,13 +194,15 @@ def serving_bytes(
 def lora_buffer_bytes(shape: Dimensions, rank: int, adapters: int, devices: int = 1) -> int:
     """Memory on each of ``devices`` that vLLM keeps for so many adapters at a time, all of one rank, in 2 bytes each.
 
-    Exact: every projection has an A (rank x columns) and a B (rows x rank), whichever of them an adapter changes.
-    Split, B follows the rows of q, k, v, gate and up, A the columns of o and down; the others are whole on every
-    device (vllm/lora/layers, ``create_lora_weights``).
+    Every projection has an A (rank x columns) and a B (rows x rank), whichever of them an adapter changes. Split, B
+    follows the rows of q, k, v, gate and up, A the columns of o and down; the others are whole on every device
+    (vllm/lora/layers, ``create_lora_weights``). Exact for dense models; an upper bound where vLLM knows some of these
+    projections under another name, as in mixtures of experts, and changes none of them.
     """
-    q_rows, kv_rows = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    divided = 2 * q_rows + 2 * kv_rows + 3 * shape.intermediate_size
-    return 2 * adapters * rank * shape.layers * (7 * shape.hidden_size + -(-divided // devices))
+    divided = 2 * shape.heads * shape.head_dim + 3 * shape.intermediate_size
+    kv_rows = -(-shape.kv_heads // devices) * shape.head_dim  # Of fewer heads than devices each has one.
+    elements = 7 * shape.hidden_size + 2 * kv_rows + -(-divided // devices)
+    return 2 * adapters * rank * shape.layers * elements
 
 
 def _layer(shape: ModelShape) -> dict[str, tuple[int, ...]]:

@@ -46,7 +46,7 @@ class Admission:
         self._waiting: deque[_Waiter] = deque()
         self._waiting_bytes = 0
         self._in_flight = 0
-        self._updated = asyncio.Event()
+        self._updated, self._hearing = asyncio.Event(), 0
         self.begun = 0
         """Requests that came, ever."""
         self._tracks = Tracks()
@@ -106,14 +106,15 @@ class Admission:
 
         ``again``: the request had its turn, but its engine could not take it.
         """
-        await self._hear_more()
-        if refusal := self._refusal(adapter):
-            raise refusal
         if not again and (
-            len(self._waiting) >= self._limits.queue_length
+            len(self._waiting) + self._hearing >= self._limits.queue_length
             or self._waiting_bytes + size_bytes > self._limits.queue_bytes
         ):
             raise queue_full(self._limits)
+        if self._is_idle():
+            await self._hear_more(size_bytes)
+        if refusal := self._refusal(adapter):
+            raise refusal
         self.begun += not again
         waiter = _Waiter(prefix, adapter, size_bytes, again, asyncio.get_running_loop().create_future())
         (self._waiting.appendleft if again else self._waiting.append)(waiter)
@@ -155,13 +156,20 @@ class Admission:
         for timer in self._cooling.values():
             timer.cancel()
 
-    async def _hear_more(self) -> None:
-        """Where no engine will come: that what was changed a moment ago may not be known here yet."""
-        with contextlib.suppress(TimeoutError):
+    async def _hear_more(self, size_bytes: int) -> None:
+        """Wait for word that engines will come: what was changed a moment ago may not be known here yet."""
+        self._hearing += 1
+        self._waiting_bytes += size_bytes
+        try:
             async with asyncio.timeout(self._limits.notice_seconds):
                 while self._is_idle():
                     self._updated.clear()
                     await self._updated.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._hearing -= 1
+            self._waiting_bytes -= size_bytes
 
     def _is_idle(self) -> bool:
         """Whether there is no engine, and none will come."""

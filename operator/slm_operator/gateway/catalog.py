@@ -19,8 +19,14 @@ from slm_operator.core.plan_quantjob import BASELINE_LABEL
 from slm_operator.core.pods import is_ready
 from slm_operator.gateway.directory import About, Canary, Endpoint, Service
 
-WILL_PASS = {Reason.CANARY_ROLLED_BACK, Reason.ENGINE_CRASHED, Reason.PORT_IN_USE}
-"""Reasons of a stalled service that may get engines all the same."""
+FINAL = frozenset(
+    {
+        *(Reason.INVALID_SPEC, Reason.FORMAT_MISMATCH, Reason.NOT_CONVERTIBLE, Reason.RUNTIME_NOT_AVAILABLE),
+        *(Reason.ADAPTER_MISMATCH, Reason.UNSUPPORTED_ADAPTER, Reason.VOCABULARY_MISMATCH, Reason.PROJECTOR_MISMATCH),
+        *(Reason.SOURCE_NOT_SUPPORTED, Reason.NAME_CONFLICT),
+    }
+)
+"""Reasons of a stalled service that last until somebody changes something; others may pass by themselves."""
 
 
 def read_service(
@@ -65,8 +71,8 @@ def _why_no_engine(meta: Mapping[str, Any], status: Mapping[str, Any], *, scaled
     reason = found.get("Ready", {}).get("reason", "")
     if reason == Reason.STOPPED and not scaled_by_others:
         return "it is stopped, until spec.replicas is 1 or more"
-    stalled = found.get("Stalled", {}).get("status") == "True" and reason not in WILL_PASS
-    return f"its condition Ready is {reason}, whose message says what to change" if stalled else ""
+    final = found.get("Stalled", {}).get("status") == "True" and reason in FINAL
+    return f"its condition Ready is {reason}, whose message says what to change" if final else ""
 
 
 def _reference(spec: Mapping[str, Any], field: str) -> str:

@@ -223,6 +223,21 @@ async def test_vllm_gets_an_adapters_own_files_once_they_were_held_against_the_m
     assert {adapter_digest("f"), adapter_digest("l")} <= {*find_roots(kept)}
 
 
+async def test_vllm_gets_no_adapter_whose_rank_is_not_known() -> None:
+    made = Operated()
+    await made.put(MODEL, NODE, adapter("f"))
+    await made.settle(succeed)
+    await made.put(service(parallel=16, adapters=[]))
+    await made.settle(succeed)
+    of_before = made.cluster.objects[ObjectKey("SLMModel", "default", "f")]["status"]
+    of_before |= {"format": "lora", "shape": None}
+    await made.put(service(parallel=16, adapters=ADAPTERS[:1]))
+    await made.settle(succeed)
+    message = "The rank of SLMModel f is not known: delete and apply it again, which fetches nothing anew."
+    assert made.told("InferenceService", "s") == ("ModelNotReady", message)
+    assert "--lora-modules" not in words(made)
+
+
 async def test_engines_of_vllm_go_on_as_they_are_while_an_adapter_does_not_fit() -> None:
     made = Operated()
     await made.put(MODEL, NODE)
@@ -247,21 +262,22 @@ def test_a_node_needs_memory_for_adapters_whether_or_not_the_models_shape_is_kno
     demand = Demand(None, 1000, 4096, 4)
     assert node_bytes(replace(demand, adapters=Adapters(1, 8, 100))) - node_bytes(demand) == 150
     assert node_bytes(replace(KNOWN, adapters=Adapters(1, 8, 2**20))) - node_bytes(KNOWN) == 2**20
+    by_vllm = replace(KNOWN, engine="vllm")
+    more = node_bytes(replace(by_vllm, adapters=Adapters(1, 8, 2**20))) - node_bytes(by_vllm)
+    assert more == 2**20 + 2 * 8 * lora_elements(SHAPE, 1)
     assert "(weights with adapters 1.00 GiB" in replace(KNOWN, adapters=Adapters(1, 8, 2**20)).describe()
 
 
 def lora_elements(shape: ModelShape, devices: int) -> int:
     """Elements of A and B of rank 1 on one device, projection by projection."""
-    hidden, ffn, queries = shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim
-    keys = shape.kv_heads * shape.head_dim
-    by_rows = [(hidden, rows) for rows in (queries, keys, keys, ffn, ffn)]
-    by_columns = [(queries, hidden), (ffn, hidden)]
-    split = [columns + rows // devices for columns, rows in by_rows]
-    split += [columns // devices + rows for columns, rows in by_columns]
-    return shape.layers * sum(split)
+    hidden, ffn = shape.hidden_size, shape.intermediate_size // devices
+    queries, keys = (max(1, heads // devices) * shape.head_dim for heads in (shape.heads, shape.kv_heads))
+    rows = [hidden + rows for rows in (queries, keys, keys, ffn, ffn)]
+    columns = [columns + hidden for columns in (queries, ffn)]
+    return shape.layers * sum(rows + columns)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, 4, 16])
 @pytest.mark.parametrize(
     ("adapters", "rank", "together"),
     [(Adapters(2, 12, 300), 16, 2), (Adapters(16, 64, 300), 64, 4), (Adapters(1, 257, 300), 320, 1)],

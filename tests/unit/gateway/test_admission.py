@@ -43,6 +43,18 @@ async def test_whoever_leaves_while_a_slot_gets_free_loses_it_for_nobody() -> No
     assert one.try_take("") == ENGINE
 
 
+async def test_who_waits_for_word_that_engines_will_come_counts_as_waiting() -> None:
+    stopped = replace(service(), no_engine="it is stopped")
+    one = Admission(stopped, Limits(queue_length=2, notice_seconds=0.05), lambda *_: None, lambda _: None)
+    asked = [asyncio.create_task(one.take("", 10, 5.0)) for _ in range(3)]
+    codes = [each.code for each in await asyncio.gather(*asked, return_exceptions=True) if isinstance(each, Refusal)]
+    assert codes == ["not_served", "not_served", "queue_full"]
+    larger = Admission(stopped, Limits(queue_bytes=15, notice_seconds=0.05), lambda *_: None, lambda _: None)
+    asked = [asyncio.create_task(larger.take("", 10, 5.0)) for _ in range(2)]
+    codes = [each.code for each in await asyncio.gather(*asked, return_exceptions=True) if isinstance(each, Refusal)]
+    assert codes == ["not_served", "queue_full"]
+
+
 @pytest.mark.parametrize("now", [service(ENGINE), None])
 async def test_whoever_leaves_while_the_service_changes_stops_nothing(now: Service | None) -> None:
     one = admission(service())
