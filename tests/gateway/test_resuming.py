@@ -27,7 +27,7 @@ async def ask(door: Door, first: StubEngine, second: StubEngine, path: str, body
         text = (await answer.read()).decode()
     await until(lambda: bool(door.records))
     assert text.endswith("data: [DONE]\n\n")
-    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n") if line.startswith("data: {")]
 
 
 def text_of(events: list[Any]) -> str:

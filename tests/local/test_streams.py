@@ -84,7 +84,8 @@ class Askers:
         }
         async with session.post(f"{self._url}/v1/chat/completions", json=body) as answer:
             text = await answer.text()
-        found = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
+        lines = text.split("\n")  # A model may write characters that end lines elsewhere, and not in such a stream.
+        found = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
         usage: dict[str, int] = next((each["usage"] for each in found if each.get("usage")), {})
         whole = "data: [DONE]" in text and usage.get("completion_tokens") == self._tokens
         return "" if whole else f"{answer.status}: {text[-500:]}"

@@ -97,8 +97,10 @@ class Asker:
 
     def wait_for(self, more: int) -> None:
         """Return after so many more requests."""
-        before = len(self._read())
-        until(lambda: len(self._read()) >= before + more, f"{self._pod} does not ask: {self._read()[-3:]}")
+        before = self._read()
+        told = f"{self._pod} does not ask: {before[-3:]}"
+        # Each look is a kubectl that reads all of it: more of them would take the CPUs from what is looked at.
+        until(lambda: len(self._read()) >= len(before) + more, told, pause_seconds=2)
 
     def _read(self) -> list[dict[str, Any]]:
         text = self._place.kubectl("logs", self._pod, "--ignore-errors", "--pod-running-timeout=120s")

@@ -98,7 +98,7 @@ def keep_asking(installed: Installed, place: Namespace, wanted: int) -> None:
         assert burst.failures == []
 
     disturbances = (replace_engines, replace_gateways, crash_an_engine, kill_the_leader, ask_more_for_a_while)
-    with GatewayAsker(place, "s", image, askers=3, tokens=16) as asker:
+    with GatewayAsker(place, "s", image, askers=3, tokens=8) as asker:
         for disturb in itertools.cycle(disturbances):
             disturb()
             asker.wait_for(20)
