@@ -143,7 +143,8 @@ class Admission:
 
     def has(self, endpoint: Endpoint) -> bool:
         """Whether the engine takes requests now."""
-        return self.service is not None and endpoint in self.service.endpoints
+        found = self._endpoints.get(endpoint.id) if self.service is not None else None
+        return found is endpoint or found == endpoint
 
     def cool(self, endpoint: Endpoint) -> None:
         """An engine could not take a request: give it none for a moment."""

@@ -24,6 +24,10 @@ class Endpoint:
     by_name: bool = False
     """Whether requests name its adapters in place of the model, and do not number them."""
 
+    def __hash__(self) -> int:
+        """Of the name alone: each request looks engines up several times."""
+        return hash(self.id)
+
     @property
     def numbers_adapters(self) -> bool:
         """Whether each request must tell it by number which adapter to apply, or that none is."""
