@@ -36,14 +36,13 @@ class Ring:
         What an engine's share is, and which one is the least loaded, is in proportion to its slots.
         """
         slots = self._slots
+        if prefix and len(loads) > 1:
+            most, all_slots = LOAD_FACTOR * (sum(loads.values()) + 1), sum(map(slots.__getitem__, loads))
+            start = bisect(self._hashes, hash_of(prefix))
+            for step in range(len(self._ids)):
+                each = self._ids[(start + step) % len(self._ids)]
+                own = slots[each]
+                if loads.get(each, own) < min(ceil(most * own / all_slots), own):
+                    return each
         free = [each for each, load in loads.items() if load < slots[each]]
-        if len(free) <= 1 or not prefix:
-            return min(free, key=lambda each: loads[each] / slots[each], default=None)
-        most, all_slots = LOAD_FACTOR * (sum(loads.values()) + 1), sum(slots[each] for each in loads)
-        start = bisect(self._hashes, hash_of(prefix))
-        for step in range(len(self._ids)):
-            each = self._ids[(start + step) % len(self._ids)]
-            own = slots[each]
-            if loads.get(each, own) < min(ceil(most * own / all_slots), own):
-                return each
-        return min(free, key=lambda each: loads[each] / slots[each])
+        return min(free, key=lambda each: loads[each] / slots[each], default=None)
