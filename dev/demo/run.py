@@ -66,6 +66,8 @@ def run(*, stop: bool) -> None:
         prepare_environment(endpoint)
         finish(repo, endpoint, timings)
         if not stop:
+            folders = " ".join(f"{name}={os.environ[name]}" for name in ("SLM_STATE_HOME", "SLM_DATA_HOME"))
+            say(f"Look around: {folders} {Path(sys.executable).parent / 'slm'} describe qj demo")
             say("The service stays up; stop it with: make demo-down")
     finally:
         if stop:

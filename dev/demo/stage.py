@@ -229,5 +229,3 @@ def tell_result(result: dict[str, Any], report: Path) -> None:
     say(f"OpenAI-compatible address: {result['url']}/v1")
     say(f"Report: {report}")
     say(f"Result: {BUILD / 'result.json'}")
-    state, data = (f"{name}={os.environ[name]}" for name in ("SLM_STATE_HOME", "SLM_DATA_HOME"))
-    say(f"Look around: {state} {data} {Path(sys.executable).parent / 'slm'} describe qj demo")
