@@ -107,7 +107,7 @@ def _link(snapshot: ServiceSnapshot, sequence: Sequence, role: str, model: SLMMo
 
 
 def _require_rank(role: str, model: SLMModel) -> None:
-    """VLLM must be told an adapter's rank, which was not read before there was a field for it."""
+    """An adapter's rank must be told to vLLM, and was not read before there was a field for it."""
     if role.startswith(ADAPTER) and not model.status.rank:
         name = model.metadata.name
         message = f"The rank of SLMModel {name} is not known: delete and apply it again, which fetches nothing anew."

@@ -149,10 +149,8 @@ class Gateway:
         """What answers, and what metrics and audit call it: one of a few names, whatever the path."""
         if request.version not in VERSIONS:
             return self._no_version, UNKNOWN
-        if request.method == "POST" and path in FORWARDED:
-            return self._forward, path
         if path in FORWARDED:
-            return self._wrong_method("POST"), path
+            return (self._forward if request.method == "POST" else self._wrong_method("POST")), path
         if path == MODELS or path.startswith(MODELS + "/"):
             return (self._models if request.method == "GET" else self._wrong_method("GET")), MODELS
         if path == ollama_front.ROOT or path.startswith(ollama_front.PREFIX):
